@@ -1,0 +1,129 @@
+"""The build-time sizes of one accelerator: what a bitstream fixes, as opposed to what a descriptor says."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+
+ROWS = 32
+"""Rows of the array, elements of a block of the block floating point format."""
+
+PLANES_PER_PASS = 4
+"""Bit planes of one array pass: weights wider than 4 bits take several passes."""
+
+TILES_PER_SCALE_BEAT = 4
+"""Tiles whose scales (8 bits a column) fill one beat of 32 bits a column."""
+
+SEGMENT_ALIGN = 64
+"""Bytes. Everything a descriptor points at starts on such a boundary; addresses count in this unit."""
+
+ACC_BITS = 48
+"""Bits of a scale-accumulator and of a combine word."""
+
+EXP_BITS = 12
+"""Bits of every signed exponent inside the accelerator."""
+
+
+class ArchError(ValueError):
+    """A combination of sizes that cannot be built."""
+
+
+@dataclass(frozen=True)
+class Arch:
+    """Sizes that are fixed when the RTL is generated. Shapes within them are chosen at run time.
+
+    Attributes:
+        columns: output neurons the array works on at a time; two share a multiplier.
+        data_bits: width of the AXI4 data bus in bits.
+        addr_bits: width of an AXI4 byte address.
+        burst_bytes: longest AXI4 burst, a power of two that divides 4096.
+        token_blocks: depth of a row's token bank, in blocks of 32 elements: both halves of the inputs
+            and the hidden activations of a batch share it.
+        expert_beats: depth of the expert buffer in beats of ``32 * columns`` bits.
+        max_tokens: tokens of one command, depth of the accumulators.
+        max_experts: routed experts of a layer.
+        max_top_k: experts chosen for a token.
+        logit_words: depth of the logit memory in words of ``columns`` logits.
+        combine_elements: output elements (tokens x hidden) of one command.
+    """
+
+    columns: int = 8
+    data_bits: int = 32
+    addr_bits: int = 32
+    burst_bytes: int = 512
+    token_blocks: int = 2048
+    expert_beats: int = 2048
+    max_tokens: int = 16
+    max_experts: int = 256
+    max_top_k: int = 12
+    logit_words: int = 512
+    combine_elements: int = 16384
+
+    def __post_init__(self) -> None:
+        def require(ok: bool, what: str) -> None:
+            if not ok:
+                raise ArchError(what)
+
+        def power(name: str, low: int, high: int) -> None:
+            value = getattr(self, name)
+            ok = isinstance(value, int) and low <= value <= high and value & (value - 1) == 0
+            require(ok, f"{name}: expected a power of two from {low} to {high}, got {value!r}")
+
+        power("columns", 4, 32)
+        power("data_bits", 32, 1024)
+        power("burst_bytes", 64, 4096)
+        power("token_blocks", 64, 1 << 16)
+        power("expert_beats", 64, 1 << 16)
+        power("max_tokens", 1, 64)
+        power("max_experts", 2, 512)
+        power("logit_words", 2, 1 << 16)
+        power("combine_elements", 64, 1 << 20)
+        require(
+            isinstance(self.max_top_k, int) and 1 <= self.max_top_k <= 16,
+            f"max_top_k: expected 1 to 16, got {self.max_top_k!r}",
+        )
+        require(
+            isinstance(self.addr_bits, int) and 24 <= self.addr_bits <= 38,
+            f"addr_bits: expected 24 to 38, got {self.addr_bits!r}",
+        )
+        require(
+            self.data_bits <= self.beat_bits,
+            f"data_bits: expected at most a beat of {self.beat_bits} bits ({self.columns} columns x 32), "
+            f"got {self.data_bits}; choose more columns or a narrower bus",
+        )
+        require(
+            self.burst_bytes * 8 >= self.data_bits * 2,
+            f"burst_bytes: expected at least two bus words of {self.data_bits} bits, got {self.burst_bytes}",
+        )
+
+    @property
+    def beat_bits(self) -> int:
+        """Bits of a beat: one bit for each multiplier input of the array."""
+        return ROWS * self.columns
+
+    @property
+    def beat_bytes(self) -> int:
+        return self.beat_bits // 8
+
+    @property
+    def words_per_beat(self) -> int:
+        """Bus words that are collected to one beat."""
+        return self.beat_bits // self.data_bits
+
+    @property
+    def queue_entries(self) -> int:
+        """Places in the expert queues: every choice of every token, and its shared expert."""
+        return self.max_tokens * (self.max_top_k + 1)
+
+    def as_dict(self) -> dict[str, int]:
+        return dataclasses.asdict(self)
+
+    @property
+    def hash(self) -> int:
+        """64-bit hash of the sizes and of the layout version, the one that a CSR shows."""
+        from moe_hw.registers import LAYOUT_VERSION
+
+        text = json.dumps({"layout": LAYOUT_VERSION, **self.as_dict()}, sort_keys=True)
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
