@@ -1,0 +1,37 @@
+"""Verilog from components. Blocks that occur many times are emitted once and instantiated by name."""
+
+from __future__ import annotations
+
+from amaranth.back import verilog
+from amaranth.hdl import ClockSignal, Instance, ResetSignal
+from amaranth.lib import wiring
+
+
+def instance(name: str, component: wiring.Component, ports: wiring.PureInterface | object) -> Instance:
+    """An instance of the module ``name``, whose Verilog ``to_verilog`` emits once from ``component``.
+
+    Parameters:
+        name: Verilog module name, a key of the parent's ``repeated``.
+        component: the block that is instantiated; only its signature is read. Its members are plain signals.
+        ports: an interface of the block's signature, flipped or not, whose members are connected.
+    """
+    connections = {}
+    for member, description in component.signature.members.items():
+        prefix = "i" if description.flow is wiring.In else "o"
+        connections[f"{prefix}_{member}"] = getattr(ports, member)
+    return Instance(name, i_clk=ClockSignal(), i_rst=ResetSignal(), **connections)
+
+
+def to_verilog(component: wiring.Component, name: str) -> str:
+    """The Verilog of ``component`` as module ``name``, and of every block in its ``repeated`` mapping.
+
+    The text depends on the component alone: no paths, no dates.
+    """
+    texts = [_convert(component, name)]
+    for block_name, block in getattr(component, "repeated", {}).items():
+        texts.append(_convert(block, block_name))
+    return "\n".join(texts)
+
+
+def _convert(component: wiring.Component, name: str) -> str:
+    return verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)

@@ -1,0 +1,1 @@
+"""The simulated board: Verilator runner, DRAM timing model, cocotb benches and bus helpers."""

@@ -1,0 +1,1 @@
+"""cocotb helpers: building a block alone, stream sources and sinks, AXI."""

@@ -1,0 +1,85 @@
+"""Builds a component with Verilator and runs a module of cocotb tests on it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from amaranth.lib import wiring
+from cocotb_tools.runner import get_runner
+
+from rtl_gen.emit import to_verilog
+from sim import verilator
+
+
+def build_root() -> Path:
+    """Where benches are built; ``MOE_HW_CACHE`` moves it."""
+    return Path(os.environ.get("MOE_HW_CACHE", Path.home() / ".cache" / "moe-hw")) / "bench"
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    saved = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(saved)
+
+
+def run_bench(component: wiring.Component, test_module: str, **parameters: object) -> None:
+    """Run every cocotb test of ``test_module`` on ``component``.
+
+    Parameters:
+        component: the block under test, top module ``dut``.
+        test_module: importable name of the module with the ``@cocotb.test`` coroutines.
+        parameters: strings the tests read back with :func:`parameter`.
+
+    Raises:
+        AssertionError: a cocotb test failed. The seed to replay it is printed: set ``COCOTB_RANDOM_SEED``.
+    """
+    text = to_verilog(component, "dut")
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    build = build_root() / digest
+    build.mkdir(parents=True, exist_ok=True)
+    source = build / "dut.v"
+    if not source.exists() or source.read_text() != text:
+        source.write_text(text)
+    seed = os.environ.get("COCOTB_RANDOM_SEED", str(random.SystemRandom().randrange(1 << 31)))
+    print(f"{test_module}: COCOTB_RANDOM_SEED={seed}")
+    environment = verilator.environment()
+    environment.update({f"BENCH_{name.upper()}": str(value) for name, value in parameters.items()})
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    with _environment(environment):
+        runner = get_runner("verilator")
+        runner.build(
+            sources=[source],
+            hdl_toplevel="dut",
+            build_dir=build,
+            build_args=["-Wno-fatal", "-Wno-lint", "-Wno-style", "--x-initial", "unique"],
+            log_file=build / "build.log",
+        )
+        results = runner.test(
+            hdl_toplevel="dut",
+            test_module=test_module,
+            build_dir=build,
+            test_dir=build,
+            seed=seed,
+            results_xml=str(build / f"results-{os.getpid()}.xml"),
+        )
+    from cocotb_tools.check_results import get_results
+
+    count, failures = get_results(results)
+    assert count > 0, f"{test_module}: no cocotb test was found"
+    assert failures == 0, f"{test_module}: {failures} of {count} tests failed, seed {seed}"
+
+
+def parameter(name: str) -> str:
+    """A parameter of :func:`run_bench`, read inside the simulation."""
+    return os.environ[f"BENCH_{name.upper()}"]
