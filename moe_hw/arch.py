@@ -72,7 +72,7 @@ class Arch:
             require(ok, f"{name}: expected a power of two from {low} to {high}, got {value!r}")
 
         power("columns", 4, 32)
-        power("data_bits", 32, 1024)
+        power("data_bits", 32, 8 * SEGMENT_ALIGN)
         power("burst_bytes", 64, 4096)
         power("token_blocks", 64, 1 << 16)
         power("expert_beats", 64, 1 << 16)

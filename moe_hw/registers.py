@@ -222,11 +222,11 @@ COUNTERS = (
     Word("write_words", "Bus words written."),
     Word("read_idle", "Cycles in which a read was outstanding and no word came."),
     Word("routing", "Cycles in which the router unit worked."),
-    Word("experts_used", "Experts that had at least one token, the shared expert included."),
 )
 
 COMPLETION = Record("completion", 16, (
     Word("status", "Status code."),
     Word("sequence", "Commands completed before this one (modulo 2^32)."),
     *COUNTERS,
+    Word("experts_used", "Experts that had at least one token, the shared expert included."),
 ))

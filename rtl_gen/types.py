@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from amaranth.hdl import Shape, signed, unsigned
-from amaranth.lib import data, enum
+from amaranth.lib import data, enum, wiring
+from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from moe_hw.arch import ACC_BITS, EXP_BITS, ROWS, SEGMENT_ALIGN, Arch
@@ -136,3 +137,16 @@ def hidden_block_layout(arch: Arch) -> data.StructLayout:
             "last": unsigned(1),
         }
     )
+
+
+class SlotRead(wiring.Signature):
+    """A read port of the slot table, from the reader's side; ``data`` follows the address by one cycle.
+
+    Members:
+        parity: the job's half of the table.
+        index: the slot.
+        data: what the slot holds, a :func:`slot_layout`.
+    """
+
+    def __init__(self, arch: Arch):
+        super().__init__({"parity": Out(1), "index": Out(slot_bits(arch)), "data": In(slot_layout(arch))})

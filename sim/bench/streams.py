@@ -70,8 +70,13 @@ def unpack(layout: Any, bits: int) -> Any:
     if isinstance(layout, data.Layout):
         return {key: unpack(field.shape, bits >> field.offset) for key, field in layout}
     shape = Shape.cast(layout)
-    bits &= (1 << shape.width) - 1
-    return bits - (1 << shape.width) if shape.signed and bits >> shape.width - 1 else bits
+    return unpack_signed(bits, shape.width) if shape.signed else bits & ((1 << shape.width) - 1)
+
+
+def unpack_signed(bits: int, width: int) -> int:
+    """The two's complement number in the low ``width`` bits."""
+    bits &= (1 << width) - 1
+    return bits - (1 << width) if bits >> width - 1 else bits
 
 
 async def start(dut: Any, cycles: int = 3) -> None:

@@ -1,0 +1,43 @@
+# The targets create .venv when it is missing or when pyproject.toml or constraints.txt have changed.
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+JOBS ?= 2
+
+USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.10 python3; do \
+	"$$python" -c '$(USABLE)' 2>/dev/null && echo "$$python" && break; done)
+
+.PHONY: help setup demo test lint clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP) ## create .venv with the pinned versions
+
+demo: $(STAMP) ## generate an accelerator and run the demo model on it, checked bit for bit
+	$(BIN)/moe-hw demo
+
+test: lint ## ruff, mypy and all tests
+	$(BIN)/python -m pytest -n $(JOBS)
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean: ## remove .venv and everything that was built
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch alone comes first: so a local CPU wheel is taken and no resolver is tempted by a CUDA build.
+$(STAMP): pyproject.toml constraints.txt
+	@python="$(PYTHON)"; [[ -n "$$python" ]] && "$$python" -c '$(USABLE)' 2>/dev/null || { \
+		echo "error: expected Python 3.10 or newer with venv, got '$$python';" \
+			"install it (Debian: apt-get install python3 python3-venv) or name it: make PYTHON=/path/to/python" >&2; \
+		exit 3; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --disable-pip-version-check install torch==2.13.0
+	$(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt -e '.[test]'
+	@touch $@

@@ -1,0 +1,236 @@
+"""The boards: one YAML file each, checked while it is read.
+
+A board's ``accelerator`` section holds the sizes of ``moe_hw.arch.Arch``; :mod:`moe_hw.fit` turns it into one and
+holds it against the FPGA.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from moe_hw.errors import UsageError
+
+DEFAULT_BOARD = "ulx3s-85f"
+MEMORY_TYPES = ("sdr", "ddr3", "ddr4", "hbm2")
+
+_FOLDER = Path(__file__).parent
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Fpga:
+    """What the FPGA offers; ``bram_kbits`` counts block RAM and, where there is one, UltraRAM."""
+
+    family: str
+    device: str
+    luts: int
+    dsps: int
+    bram_kbits: int
+
+
+@dataclass(frozen=True)
+class Timing:
+    """DRAM timing parameters with their JEDEC names, in nanoseconds.
+
+    ``tRTW`` is the gap on the data pins between a read's last transfer and a write's first one;
+    a parameter that the memory's standard does not have is 0.
+    """
+
+    CL: float
+    CWL: float
+    tRCD: float
+    tRP: float
+    tRAS: float
+    tRC: float
+    tRRD: float
+    tFAW: float
+    tRFC: float
+    tREFI: float
+    tWR: float
+    tWTR: float
+    tRTW: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory of a board.
+
+    Attributes:
+        type: one of ``MEMORY_TYPES``.
+        size_mib: MiB of all channels together.
+        data_bits: data pins of one channel.
+        mt_per_s: transfers on a pin, in millions per second.
+        channels: independent channels, interleaved in small pieces.
+        banks: banks of a channel.
+        row_bytes: bytes of an open row of a bank, over all chips of the channel.
+        burst_length: transfers of one DRAM burst.
+        controller_ns: what controller and interconnect add to the latency of an access.
+        timing: the chips' timing.
+    """
+
+    type: str
+    size_mib: int
+    data_bits: int
+    mt_per_s: float
+    channels: int
+    banks: int
+    row_bytes: int
+    burst_length: int
+    controller_ns: float
+    timing: Timing
+
+    @property
+    def size_bytes(self) -> int:
+        return self.size_mib << 20
+
+    @property
+    def burst_bytes(self) -> int:
+        """Bytes of one DRAM burst of a channel."""
+        return self.burst_length * self.data_bits // 8
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Bandwidth at the pins of all channels."""
+        return self.channels * self.data_bits / 8 * self.mt_per_s * 1e6
+
+
+@dataclass(frozen=True)
+class Board:
+    """One board: its FPGA, its memory and the sizes of the accelerator that is built for it.
+
+    Attributes:
+        name: the name users give.
+        description: one line.
+        fpga: resources.
+        clock_mhz: clock of the accelerator.
+        memory: the memory that holds the weights.
+        accelerator: sizes by name, the arguments of ``moe_hw.arch.Arch``.
+    """
+
+    name: str
+    description: str
+    fpga: Fpga
+    clock_mhz: float
+    memory: Memory
+    accelerator: dict[str, int]
+
+
+def list_boards() -> list[str]:
+    """Names of the boards that come with the project, sorted."""
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+def load_board(name_or_path: str | Path) -> Board:
+    """Read a board by its name, or any YAML file by its path (something with a ``/`` or a YAML suffix).
+
+    Raises:
+        UsageError: there is no such board or file, or a key of the file is missing, unknown or wrong.
+    """
+    text = str(name_or_path)
+    path = Path(text)
+    if not (isinstance(name_or_path, Path) or "/" in text or path.suffix in (".yaml", ".yml")):
+        known = list_boards()
+        if text not in known:
+            close = difflib.get_close_matches(text.lower(), known, 1)
+            hint = f"; did you mean {close[0]}?" if close else "; or give the path of a YAML file"
+            raise UsageError(f"board: expected one of {', '.join(known)}, got {text!r}{hint}")
+        path = _FOLDER / f"{text}.yaml"
+    board = _record(Board, _read(path), str(path), "")
+    _check(board, str(path))
+    return board
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise UsageError(f"{path}: expected a readable board file, got: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: expected UTF-8 text, got other bytes") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        line = " ".join(str(error).split())
+        raise UsageError(f"{path}: expected YAML, got: {line}") from None
+
+
+def _record(record: type[_T], value: Any, source: str, prefix: str) -> _T:
+    """Build the dataclass ``record`` from a mapping that has exactly its fields."""
+    if not isinstance(value, dict):
+        raise UsageError(f"{source}: {prefix or 'file'}: expected a mapping of keys, got {value!r}")
+    hints = typing.get_type_hints(record)
+    dotted = f"{prefix}." if prefix else ""
+    for key in value:
+        if key not in hints:
+            close = difflib.get_close_matches(str(key), hints, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UsageError(f"{source}: {dotted}{key}: expected one of {', '.join(hints)}, got this key{hint}")
+    for key in hints:
+        if key not in value:
+            raise UsageError(f"{source}: {dotted}{key}: expected this key, got none; add it")
+    return record(**{key: _value(hint, value[key], source, f"{dotted}{key}") for key, hint in hints.items()})
+
+
+def _value(hint: Any, value: Any, source: str, key: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _record(typing.cast(type, hint), value, source, key)
+    if typing.get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise UsageError(f"{source}: {key}: expected a mapping of sizes, got {value!r}")
+        for name in value:
+            if not isinstance(name, str):
+                raise UsageError(f"{source}: {key}: expected names as keys, got {name!r}")
+        return {name: _value(int, item, source, f"{key}.{name}") for name, item in value.items()}
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is str:
+        ok, expected = isinstance(value, str) and value.strip() != "", "text"
+    elif hint is int:
+        ok, expected = number and isinstance(value, int) and value > 0, "a whole number above 0"
+    else:
+        ok, expected = number and math.isfinite(value) and value >= 0, "a number, not negative"
+    if not ok:
+        raise UsageError(f"{source}: {key}: expected {expected}, got {value!r}")
+    return float(value) if hint is float else value
+
+
+def _check(board: Board, source: str) -> None:
+    """What the types do not say: powers of two and sizes that contradict each other."""
+    memory = board.memory
+
+    def require(ok: bool, key: str, expected: str, got: object) -> None:
+        if not ok:
+            raise UsageError(f"{source}: {key}: expected {expected}, got {got!r}")
+
+    require(memory.type in MEMORY_TYPES, "memory.type", f"one of {', '.join(MEMORY_TYPES)}", memory.type)
+    require(board.clock_mhz > 0, "clock_mhz", "a frequency above 0", board.clock_mhz)
+    require(memory.mt_per_s > 0, "memory.mt_per_s", "a rate above 0", memory.mt_per_s)
+    for name in ("data_bits", "channels", "banks", "row_bytes", "burst_length"):
+        value = getattr(memory, name)
+        require(value & (value - 1) == 0, f"memory.{name}", "a power of two", value)
+    require(memory.data_bits >= 8, "memory.data_bits", "at least 8", memory.data_bits)
+    require(
+        memory.burst_bytes <= memory.row_bytes,
+        "memory.row_bytes",
+        f"at least a burst of {memory.burst_bytes} bytes",
+        memory.row_bytes,
+    )
+    timing = memory.timing
+    shortest = timing.tRFC + timing.tRP + timing.tRC
+    require(timing.tREFI > shortest, "memory.timing.tREFI", f"more than tRFC + tRP + tRC = {shortest:g}", timing.tREFI)

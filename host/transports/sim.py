@@ -1,0 +1,82 @@
+"""The simulated board as a device: the real Verilog under Verilator with a model of the board's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from boards import Board, load_board
+from host.transport import Transport
+from moe_hw.arch import Arch
+from moe_hw.fit import arch_of
+from moe_hw.generated import read_generated
+from moe_hw.registers import csr_address
+from sim.board import SimulatedBoard
+from sim.build import build
+
+
+class SimTransport(Transport):
+    """A device in the simulator.
+
+    Parameters:
+        simulated: the running simulation; closed with the transport.
+        arch: sizes of the accelerator it was built from.
+        board: the board it stands for.
+    """
+
+    def __init__(self, simulated: SimulatedBoard, arch: Arch, board: Board):
+        self.simulated = simulated
+        self.arch = arch
+        self.clock_mhz = board.clock_mhz
+        self.memory_bytes = simulated.memory_bytes
+        self.memory_bytes_per_cycle = board.memory.bytes_per_second / (board.clock_mhz * 1e6)
+
+    def read(self, address: int, size: int) -> np.ndarray:
+        return self.simulated.read(address, size)
+
+    def write(self, address: int, data: np.ndarray) -> None:
+        self.simulated.write(address, np.ascontiguousarray(data).reshape(-1).view(np.uint8))
+
+    def csr_read(self, name: str) -> int:
+        return self.simulated.csr_read(csr_address(name))
+
+    def csr_write(self, name: str, value: int) -> None:
+        self.simulated.csr_write(csr_address(name), value)
+
+    def wait(self, until_head: int, max_cycles: int) -> None:
+        # Run stops as soon as no command is pending.
+        self.simulated.run(max_cycles)
+
+    def reset(self) -> None:
+        self.simulated.reset()
+
+    def close(self) -> None:
+        self.simulated.close()
+
+
+def open_sim(target: str, progress: Callable[[str], None] | None = None) -> SimTransport:
+    """Simulate a board.
+
+    Parameters:
+        target: a directory made by ``moe-hw generate``; else a board's name or YAML file, whose accelerator is generated.
+        progress: told what takes long; built simulators are kept.
+
+    Raises:
+        UsageError: there is no such directory or board.
+        DeviceError: the directory's files changed since they were generated.
+        SetupError: the simulator could not be built.
+    """
+    path = Path(target)
+    if path.is_dir() or ("/" in target and path.suffix not in (".yaml", ".yml")):
+        generated = read_generated(path)
+        arch, board, verilog = generated.arch, generated.board, generated.verilog
+    else:
+        from rtl_gen.accelerator import Accelerator
+        from rtl_gen.emit import to_verilog
+
+        board = load_board(target)
+        arch = arch_of(board)
+        verilog = to_verilog(Accelerator(arch), "moe_hw")
+    return SimTransport(SimulatedBoard(build(verilog, arch, progress), arch, board), arch, board)

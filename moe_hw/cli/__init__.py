@@ -1,0 +1,56 @@
+"""The ``moe-hw`` command. Exit codes: 0 done, 2 usage, 3 environment, 4 model or image, 5 device, 130 interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from moe_hw import __version__
+from moe_hw.cli import boards, demo, generate, pack, run
+from moe_hw.errors import MoeHwError, SetupError
+
+COMMANDS = (boards, generate, pack, run, demo)
+_OWN_PACKAGES = ("boards", "host", "moe_hw", "rtl_gen", "sim")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; each command sets ``execute``."""
+    top = argparse.ArgumentParser(
+        prog="moe-hw",
+        description="FPGA accelerators for Mixture-of-Experts models: generate, verify and run them.",
+        epilog="Exit codes: 0 done, 2 usage, 3 environment, 4 model or image, 5 device, 130 interrupted.",
+    )
+    top.add_argument("--version", action="version", version=f"moe-hw {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; what the user can mend is one line on stderr."""
+    args = parser().parse_args(argv)
+    try:
+        code: int = args.execute(args)
+        sys.stdout.flush()
+        return code
+    except MoeHwError as error:
+        return _fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in _OWN_PACKAGES:
+            raise
+        return _fail(f"expected the Python package {package}, it is not installed; run `make setup`", SetupError.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        # The reader has gone; what is still buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _fail(line: str, code: int) -> int:
+    print(f"moe-hw: {line}", file=sys.stderr)
+    return code

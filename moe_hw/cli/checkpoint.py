@@ -1,0 +1,107 @@
+"""Reading a checkpoint directory: offline, quiet, and with one line for whatever is wrong with it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from moe_hw.errors import ModelError
+
+INDEX = "model.safetensors.index.json"
+
+
+def read_config(path: Path) -> Any:
+    """The transformers configuration of a checkpoint.
+
+    Raises:
+        ModelError: not a checkpoint directory, or a configuration that transformers does not know.
+    """
+    if not path.is_dir():
+        raise ModelError(f"expected a checkpoint directory, got {path}, which is none; give one with config.json")
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path}: expected config.json, got none; give the directory of a transformers checkpoint")
+    transformers = _transformers()
+    with _as_model_error(path / "config.json"):
+        return transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+
+
+def load_model(path: Path) -> Any:
+    """The causal language model of a checkpoint in float32, in inference mode.
+
+    Raises:
+        ModelError: weights are missing, truncated, or do not belong to the configuration.
+    """
+    read_config(path)
+    _check_weights(path)
+    import torch
+
+    with _as_model_error(path):
+        model, info = _transformers().AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ModelError(f"{path}: expected a weight {missing[0]}, got none ({len(missing)} are missing); copy it again")
+    return model.eval()
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The checkpoint's tokenizer.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    transformers = _transformers()
+    with _as_model_error(path):
+        return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+
+
+def _transformers() -> Any:
+    """transformers, set to stay offline and silent."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
+
+
+def _check_weights(path: Path) -> None:
+    """Every safetensors file is there and whole; transformers itself would stop with a traceback."""
+    from safetensors import SafetensorError, safe_open
+
+    files = {file.name for file in path.glob("*.safetensors")}
+    if (path / INDEX).is_file():
+        with _as_model_error(path / INDEX):
+            files = set(json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+    if not files:
+        raise ModelError(f"{path}: expected weights in *.safetensors, got none; convert the checkpoint to safetensors")
+    for name in sorted(files):
+        if not (path / name).is_file():
+            raise ModelError(f"{path}: expected {name}, which {INDEX} names, got none; copy the checkpoint again")
+        try:
+            with safe_open(path / name, framework="np") as weights:
+                weights.keys()
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{path / name}: expected a whole safetensors file, got: {error}; copy it again") from None
+
+
+@contextlib.contextmanager
+def _as_model_error(path: Path) -> Iterator[None]:
+    """Whatever transformers raises about a file is about the user's file, and has many lines and types."""
+    try:
+        yield
+    except (ModelError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        line = next((text.strip() for text in str(error).splitlines() if text.strip()), type(error).__name__)
+        raise ModelError(f"{path} cannot be read: {line}") from None

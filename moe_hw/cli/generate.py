@@ -1,0 +1,104 @@
+"""``moe-hw generate``: the Verilog of a board's accelerator, with its manifest, register map and resources."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from moe_hw.cli.console import Progress, table
+
+
+def add_parser(commands: Any) -> None:
+    command = commands.add_parser(
+        "generate",
+        help="write the Verilog of an accelerator",
+        description="Write a board's accelerator into a directory: moe_hw.v, manifest.json, board.yaml, "
+        "registers.md, registers.json and resources.json. The same inputs give the same bytes.",
+    )
+    command.add_argument("--board", default="ulx3s-85f", help="a board's name or a YAML file (default: %(default)s)")
+    command.add_argument("--model", type=Path, metavar="DIR", help="check that the layers of this checkpoint fit")
+    command.add_argument("--format", default="int4", help="weight format of the check: int4 or int8 (default: %(default)s)")
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="directory to write")
+    command.set_defaults(execute=execute)
+
+
+def execute(args: argparse.Namespace) -> int:
+    from boards import load_board
+    from moe_hw import __version__, fit, regmap
+    from moe_hw.generated import write_generated
+
+    board = load_board(args.board)
+    arch = fit.arch_of(board)
+    fit.check(board, arch)
+    layers = _checked_layers(args, arch, board.memory.size_bytes) if args.model else []
+    with Progress() as progress:
+        progress("importing the generator")
+        from rtl_gen.accelerator import Accelerator
+        from rtl_gen.emit import to_verilog
+
+        progress("generating Verilog")
+        verilog = to_verilog(Accelerator(arch), "moe_hw")
+    resources = fit.estimate(board, arch)
+    extra = {
+        "registers.md": regmap.as_markdown(),
+        "registers.json": _json(regmap.as_dict()),
+        "resources.json": _json({"estimate": resources, "budget": _budget(board)}),
+    }
+    write_generated(args.output, board, arch, verilog, extra, {"version": __version__, "layers": layers})
+    print(table(("resource (estimate)", "used", "board"), _resource_rows(resources, _budget(board))))
+    print(f"{args.output}: accelerator for {board.name}, configuration {arch.hash:#018x}")
+    for layer in layers:
+        print(f"fits: {layer['count']} MoE layers of {args.model}, {layer['tokens']} tokens at a time")
+    return 0
+
+
+def _checked_layers(args: argparse.Namespace, arch: Any, memory_bytes: int) -> list[dict[str, Any]]:
+    """The different layers of the checkpoint's configuration, as the manifest lists them.
+
+    Raises:
+        ModelError: not a MoE checkpoint. DeviceError: a layer does not fit.
+    """
+    from moe_hw.cli.checkpoint import read_config
+    from moe_hw.errors import DeviceError
+    from moe_hw.families import layer_specs
+    from moe_hw.formats import weight_format
+    from moe_hw.limits import Footprint, check_layer
+
+    bits = weight_format(args.format).bits
+    specs = layer_specs(read_config(args.model))
+    layers = []
+    total = 0
+    for spec in dict.fromkeys(specs):
+        check_layer(spec, arch, f"a layer of {args.model}")
+        footprint = Footprint(spec, arch.columns, bits)
+        count = specs.count(spec)
+        total += count * footprint.weight_bytes(spec.router.experts)
+        layers.append(
+            {
+                "count": count,
+                "spec": spec.as_dict(),
+                "format": args.format,
+                "tokens": footprint.max_tokens(arch),
+                "bytes": footprint.weight_bytes(spec.router.experts),
+            }
+        )
+    if total > memory_bytes:
+        raise DeviceError(
+            f"the MoE layers of {args.model} need {total:,} bytes in {args.format}, the board has {memory_bytes:,}; "
+            "choose a narrower format or a board with more memory"
+        )
+    return layers
+
+
+def _budget(board: Any) -> dict[str, int]:
+    return {"dsps": board.fpga.dsps, "luts": board.fpga.luts, "memory_bits": board.fpga.bram_kbits * 1024}
+
+
+def _resource_rows(resources: dict[str, int], budget: dict[str, int]) -> list[tuple[str, str, str]]:
+    return [(name, f"{used:,}", f"{budget[name]:,}" if name in budget else "") for name, used in resources.items()]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2) + "\n"

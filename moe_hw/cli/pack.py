@@ -1,0 +1,49 @@
+"""``moe-hw pack``: quantise a checkpoint's MoE layers into a memory image."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from moe_hw.cli.console import Progress
+
+
+def add_parser(commands: Any) -> None:
+    command = commands.add_parser(
+        "pack",
+        help="quantise a model into a memory image",
+        description="Quantise the MoE layers of a checkpoint and write them as an accelerator reads them.",
+    )
+    command.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint directory (safetensors)")
+    command.add_argument("--board", default="ulx3s-85f", help="a board's name or a YAML file (default: %(default)s)")
+    command.add_argument("--format", default="int4", help="weight format: int4 or int8 (default: %(default)s)")
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="IMAGE", help="directory to write")
+    command.set_defaults(execute=execute)
+
+
+def execute(args: argparse.Namespace) -> int:
+    from boards import load_board
+    from moe_hw.cli.checkpoint import load_model, read_config
+    from moe_hw.families import layer_specs, moe_blocks
+    from moe_hw.fit import arch_of
+    from moe_hw.formats import weight_format
+    from moe_hw.image import write_image
+    from moe_hw.layer import MoELayer
+    from moe_hw.limits import check_layer
+    from moe_hw.quantised import QuantisedLayer
+
+    weight_format(args.format)
+    arch = arch_of(load_board(args.board))
+    for number, spec in enumerate(layer_specs(read_config(args.model))):
+        check_layer(spec, arch, f"MoE layer {number}")
+    with Progress() as progress:
+        progress(f"loading {args.model}")
+        blocks = moe_blocks(load_model(args.model))
+        layers = (
+            (name, QuantisedLayer(MoELayer.from_module(block), args.format)) for name, _, _, block in blocks
+        )
+        write_image(args.output, layers, arch, progress)
+    size = sum(file.stat().st_size for file in args.output.iterdir())
+    print(f"{args.output}: {len(blocks)} MoE layers in {args.format}, {size:,} bytes, for {args.board}")
+    return 0

@@ -1,0 +1,270 @@
+"""The number formats of weights and tokens: quantising on the host (``docs/numerics.md``, sections 1 to 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from moe_hw.arch import PLANES_PER_PASS, ROWS
+from moe_hw.errors import InputError, ModelError, UsageError
+
+EXP_ZERO = -200
+"""Exponent of a block of zeros."""
+
+MAX_FRACTION = 31
+"""Largest distance of a scale from the matrix kind's largest one, in binary orders."""
+
+TOKEN_LIMIT = 2.0**100
+"""Magnitudes at or above it are refused; a block of magnitudes below its reciprocal is a block of zeros."""
+
+TOKEN_MANTISSA = 32639
+"""Largest mantissa of a token, whose upper half is still an int8."""
+
+
+@dataclass(frozen=True)
+class WeightFormat:
+    """Signed codes of ``bits`` bits with a scale for each row and block.
+
+    Attributes:
+        name: as users write it.
+        bits: bits of a code, a multiple of 4.
+        token_bits: bits of a token's mantissa that the format is multiplied with: 8, or 16 in the router.
+    """
+
+    name: str
+    bits: int
+    token_bits: int = 8
+
+    @property
+    def largest(self) -> int:
+        """The largest code."""
+        return (1 << self.bits - 1) - 1
+
+    @property
+    def passes(self) -> int:
+        """Passes of the array: slices of a code."""
+        return self.bits // PLANES_PER_PASS
+
+    def shift(self, blocks: int) -> int:
+        """Left shift of the least significant pass in the accumulator, for a reduction over ``blocks`` blocks."""
+        token_extra = self.token_bits - 8
+        magnitude = 5 + (self.bits - 1) + 7 + token_extra + 4
+        top = PLANES_PER_PASS * (self.passes - 1) + token_extra
+        return min(24 - top, 46 - magnitude - (blocks - 1).bit_length())
+
+
+FORMATS = {name: WeightFormat(name, bits) for name, bits in (("int4", 4), ("int8", 8))}
+"""Weight formats of the experts by name."""
+
+ROUTER = WeightFormat("router", 16, token_bits=16)
+"""Format of the router matrix."""
+
+
+def weight_format(name: str) -> WeightFormat:
+    """The weight format of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in FORMATS:
+        raise UsageError(f"weight format: expected {' or '.join(FORMATS)}, got {name!r}")
+    return FORMATS[name]
+
+
+@dataclass(frozen=True)
+class QuantisedMatrix:
+    """A matrix of N rows and K columns, ``weight = code * (8 + frac) * 2**(exponent - f)``.
+
+    Attributes:
+        codes: int8 (int16 for the router) ``[N, 32 * blocks]``, padded with zeros.
+        frac: uint8 ``[N, blocks]``, 0 to 7.
+        f: uint8 ``[N, blocks]``, 0 to 31.
+        exponents: S of each of the matrices whose rows are interleaved; row ``n`` has that of number ``n % len``.
+        format: width of the codes.
+    """
+
+    codes: np.ndarray
+    frac: np.ndarray
+    f: np.ndarray
+    exponents: tuple[int, ...]
+    format: WeightFormat
+
+    @property
+    def rows(self) -> int:
+        return self.codes.shape[0]
+
+    @property
+    def blocks(self) -> int:
+        return self.frac.shape[1]
+
+    @property
+    def scales(self) -> np.ndarray:
+        """The stored scale bytes, uint8 ``[N, blocks]``."""
+        return self.frac << 5 | self.f
+
+    @property
+    def shift(self) -> int:
+        """Left shift of the least significant pass in the accumulator."""
+        return self.format.shift(self.blocks)
+
+    @property
+    def nbytes(self) -> int:
+        return self.codes.nbytes + self.frac.nbytes + self.f.nbytes
+
+    def row_exponents(self) -> np.ndarray:
+        """S of each row, int64 ``[N]``."""
+        return np.resize(np.array(self.exponents, np.int64), self.rows)
+
+    def dequantise(self) -> np.ndarray:
+        """The matrix that the codes stand for, float64 ``[N, 32 * blocks]``, exact."""
+        scale = np.ldexp(8.0 + self.frac, self.row_exponents()[:, None] - self.f)
+        return (self.codes.reshape(self.rows, self.blocks, ROWS) * scale[..., None]).reshape(self.codes.shape)
+
+    def row_norms_squared(self) -> np.ndarray:
+        """Squared L2 norm of each dequantised row, float64 ``[N]``."""
+        codes = torch.from_numpy(self.codes).view(self.rows, self.blocks, ROWS).double()
+        scale = np.ldexp(8.0 + self.frac, self.row_exponents()[:, None] - self.f)
+        return (codes.square_().sum(2).numpy() * scale**2).sum(1)
+
+
+def largest_scale_exponent(magnitude: float, form: WeightFormat) -> int:
+    """S of a matrix kind whose weights' largest magnitude is ``magnitude``: the largest scale exponent that occurs."""
+    if magnitude == 0:
+        return 0
+    return int(_scales(np.array(magnitude), form)[1])
+
+
+def largest_magnitude(name: str, matrix: torch.Tensor) -> float:
+    """The largest magnitude of a matrix.
+
+    Raises:
+        ModelError: the matrix has a NaN or an Inf; the line starts with ``name``.
+    """
+    low, high = torch.aminmax(matrix)
+    magnitude = max(-float(low), float(high))
+    if not np.isfinite(magnitude):
+        raise ModelError(f"{name}: expected finite weights, got NaN or Inf; the checkpoint is damaged")
+    return magnitude
+
+
+def quantise(matrix: torch.Tensor, form: WeightFormat, exponent: int, rows: int | None = None) -> QuantisedMatrix:
+    """Codes and scales of a finite float matrix.
+
+    Parameters:
+        matrix: ``[N, K]``, float32 or float64.
+        form: the weight format.
+        exponent: S of the matrix kind, at least the matrix's own largest scale exponent.
+        rows: number of rows that the result is padded to with rows of zeros; N if not given.
+    """
+    count, width = matrix.shape
+    blocks = -(-width // ROWS)
+    values = torch.zeros(rows or count, blocks * ROWS, dtype=torch.float64)
+    values[:count, :width] = matrix
+    values = values.view(-1, blocks, ROWS)
+    amax = torch.maximum(values.amax(2), -values.amin(2)).numpy()
+    frac, scale_exponent = _scales(amax, form)
+    f = np.where(amax == 0, MAX_FRACTION, np.minimum(exponent - scale_exponent, MAX_FRACTION))
+    scale = torch.from_numpy(np.ldexp(8.0 + frac, exponent - f))
+    codes = values.div_(scale[..., None]).round_().clamp_(-form.largest, form.largest)
+    code_type = torch.int8 if form.bits <= 8 else torch.int16
+    return QuantisedMatrix(
+        codes=codes.to(code_type).view(codes.shape[0], -1).numpy(),
+        frac=frac.astype(np.uint8),
+        f=f.astype(np.uint8),
+        exponents=(exponent,),
+        format=form,
+    )
+
+
+def interleave(matrices: Iterable[QuantisedMatrix]) -> QuantisedMatrix:
+    """One matrix with the rows of equally sized matrices in turn: row 0 of each, row 1 of each, …"""
+    parts = tuple(matrices)
+
+    def rows_in_turn(arrays: list[np.ndarray]) -> np.ndarray:
+        return np.stack(arrays, axis=1).reshape(-1, arrays[0].shape[1])
+
+    return QuantisedMatrix(
+        codes=rows_in_turn([part.codes for part in parts]),
+        frac=rows_in_turn([part.frac for part in parts]),
+        f=rows_in_turn([part.f for part in parts]),
+        exponents=tuple(exponent for part in parts for exponent in part.exponents),
+        format=parts[0].format,
+    )
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens as blocks of 32 mantissas of 16 bits, ``(256 * hi + lo) * 2**exponent``.
+
+    Attributes:
+        hi: int8 ``[T, blocks, 32]``, upper half of the mantissas.
+        lo: int8 ``[T, blocks, 32]``, lower half, signed.
+        exponents: int16 ``[T, blocks]``.
+    """
+
+    hi: np.ndarray
+    lo: np.ndarray
+    exponents: np.ndarray
+
+    def __len__(self) -> int:
+        return self.hi.shape[0]
+
+    def __getitem__(self, index: slice | np.ndarray) -> Tokens:
+        return Tokens(self.hi[index], self.lo[index], self.exponents[index])
+
+    @property
+    def exponent(self) -> np.ndarray:
+        """E of each token, int64 ``[T]``."""
+        return self.exponents.max(axis=1).astype(np.int64)
+
+    @property
+    def mantissas(self) -> np.ndarray:
+        """int16 ``[T, blocks, 32]``."""
+        return (self.hi.astype(np.int32) * 256 + self.lo).astype(np.int16)
+
+
+def quantise_tokens(x: torch.Tensor | np.ndarray) -> Tokens:
+    """Tokens from activations ``[T, H]`` of any float type.
+
+    Raises:
+        InputError: another shape, or a value that is NaN, Inf or of magnitude 2^100 and above; the line names
+            its token and element.
+    """
+    values = torch.as_tensor(x).detach()
+    if values.dim() != 2 or not values.dtype.is_floating_point:
+        raise InputError(f"tokens: expected floats of shape [tokens, hidden], got {values.dtype} {list(values.shape)}")
+    floats = values.to(torch.float64).cpu().numpy()
+    if (bad := np.argwhere(~(np.abs(floats) < TOKEN_LIMIT))).size:
+        token, element = bad[0]
+        raise InputError(
+            f"token {token}, element {element}: expected a finite value below 2^100, got {floats[token, element]:g}"
+        )
+    count, width = floats.shape
+    blocks = -(-width // ROWS)
+    padded = np.zeros((count, blocks * ROWS))
+    padded[:, :width] = floats
+    padded = padded.reshape(count, blocks, ROWS)
+    amax = np.abs(padded).max(axis=2)
+    empty = amax < 1 / TOKEN_LIMIT
+    exponents = np.where(empty, EXP_ZERO, np.frexp(amax)[1] - 15)
+    padded[empty] = 0
+    mantissas = np.rint(np.ldexp(padded, -exponents[..., None]))
+    high = np.abs(mantissas).max(axis=2) > TOKEN_MANTISSA
+    exponents = exponents + high
+    mantissas = np.where(high[..., None], np.rint(np.ldexp(padded, -exponents[..., None])), mantissas).astype(np.int32)
+    hi = (mantissas + 128) >> 8
+    return Tokens(hi.astype(np.int8), (mantissas - 256 * hi).astype(np.int8), exponents.astype(np.int16))
+
+
+def _scales(amax: np.ndarray, form: WeightFormat) -> tuple[np.ndarray, np.ndarray]:
+    """(frac, s) of the smallest scale ``(8 + frac) * 2**s`` whose largest code reaches ``amax``; frac 0 for zeros."""
+    mantissa, exponent = np.frexp(amax / form.largest)
+    exponent = exponent - 4
+    steps = np.floor(mantissa * 16)
+    # The quotient was rounded; this product, of at most 19 bits, is exact.
+    steps += np.ldexp(steps * form.largest, exponent) < amax
+    carry = steps == 16
+    return np.where(carry | (amax == 0), 0, steps - 8).astype(np.int64), exponent + carry

@@ -1,0 +1,317 @@
+"""What lies where in device memory, and images on disk (``docs/memory-image.md``)."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from moe_hw.arch import ROWS, SEGMENT_ALIGN, TILES_PER_SCALE_BEAT, Arch
+from moe_hw.errors import ImageError, SetupError
+from moe_hw.formats import FORMATS, MAX_FRACTION, ROUTER, QuantisedMatrix, Tokens
+from moe_hw.quantised import QuantisedExpert, QuantisedLayer
+from moe_hw.registers import LAYER, LAYER_MAGIC, LAYOUT_VERSION
+from moe_hw.spec import LayerSpec
+
+MANIFEST = "manifest.json"
+
+Segment = tuple[str, int, np.ndarray]
+"""Name, offset from the descriptor, uint8 bytes."""
+
+
+def aligned(size: int) -> int:
+    """``size`` rounded up to whole units of 64 bytes."""
+    return -(-size // SEGMENT_ALIGN) * SEGMENT_ALIGN
+
+
+def matrix_bytes(rows: int, blocks: int, bits: int, columns: int) -> int:
+    """Bytes of a matrix segment."""
+    tiles = -(-rows // columns) * blocks
+    return aligned((-(-tiles // TILES_PER_SCALE_BEAT) + tiles * bits) * ROWS * columns // 8)
+
+
+def matrix_segment(matrix: QuantisedMatrix, columns: int) -> np.ndarray:
+    """A matrix as the array reads it: tiles of 32 x ``columns`` in bit planes, scales before every four.
+
+    Returns:
+        uint8, padded with zeros to whole units of 64 bytes.
+    """
+    bits, blocks = matrix.format.bits, matrix.blocks
+    missing = -matrix.rows % columns
+    codes = np.pad(matrix.codes, ((0, missing), (0, 0)))
+    scales = np.pad(matrix.scales, ((0, missing), (0, 0)), constant_values=MAX_FRACTION)
+    groups = len(codes) // columns
+    tiles = groups * blocks
+    beats_of_scales = -(-tiles // TILES_PER_SCALE_BEAT)
+    beat_bytes = ROWS * columns // 8
+
+    # One entry for each scale beat and the four tiles behind it; the last entry's missing tiles are cut off below.
+    beats = np.zeros((beats_of_scales, 1 + TILES_PER_SCALE_BEAT * bits, beat_bytes), np.uint8)
+    tile_scales = np.zeros((beats_of_scales * TILES_PER_SCALE_BEAT, columns), np.uint8)
+    tile_scales[:tiles] = scales.reshape(groups, columns, blocks).transpose(0, 2, 1).reshape(tiles, columns)
+    beats[:, 0] = tile_scales.reshape(beats_of_scales, beat_bytes)
+
+    elements = codes.reshape(groups, columns, blocks, ROWS).transpose(0, 2, 3, 1).reshape(tiles, ROWS * columns)
+    planes = np.zeros((beats_of_scales * TILES_PER_SCALE_BEAT, bits, beat_bytes), np.uint8)
+    for number in range(bits):
+        plane = (elements >> bits - 1 - number) & 1
+        planes[:tiles, number] = np.packbits(plane.astype(np.uint8), axis=1, bitorder="little")
+    beats[:, 1:] = planes.reshape(beats_of_scales, -1, beat_bytes)
+
+    used = (beats_of_scales + tiles * bits) * beat_bytes
+    segment = np.zeros(aligned(used), np.uint8)
+    segment[:used] = beats.reshape(-1)[:used]
+    return segment
+
+
+class LayerImage:
+    """The image of one layer, made segment by segment.
+
+    Parameters:
+        layer: the quantised layer.
+        columns: columns of the array.
+
+    Members:
+        spec: the layer's spec.
+        bits: bits of an expert's weight code.
+        size: bytes of the whole image.
+    """
+
+    def __init__(self, layer: QuantisedLayer, columns: int):
+        self.layer = layer
+        self.columns = columns
+        self.spec = spec = layer.spec
+        self.bits = bits = layer.format.bits
+        hidden, inter, shared = spec.hidden_blocks, spec.inter_blocks, spec.shared_blocks
+        self._router = LAYER.size_bytes
+        self._experts = self._router + matrix_bytes(spec.router_rows, hidden, ROUTER.bits, columns)
+        self._down = matrix_bytes(2 * ROWS * inter, hidden, bits, columns)
+        self._stride = self._down + matrix_bytes(ROWS * hidden, inter, bits, columns)
+        self._shared = self._experts + spec.router.experts * self._stride
+        self._shared_down = matrix_bytes(2 * ROWS * shared, hidden, bits, columns)
+        self.size = self._shared + self._shared_down + matrix_bytes(ROWS * hidden, shared, bits, columns)
+
+    def descriptor(self) -> dict[str, int]:
+        """All words of the layer descriptor by name."""
+        words = self.layer.descriptor() | {
+            "magic": LAYER_MAGIC,
+            "router_address": self._router // SEGMENT_ALIGN,
+            "expert_address": self._experts // SEGMENT_ALIGN,
+            "expert_stride": self._stride // SEGMENT_ALIGN,
+            "expert_down": self._down // SEGMENT_ALIGN,
+        }
+        if self.spec.shared:
+            words |= {
+                "shared_address": self._shared // SEGMENT_ALIGN,
+                "shared_down": self._shared_down // SEGMENT_ALIGN,
+            }
+        return words
+
+    def segments(self) -> Iterator[Segment]:
+        """Every segment in order of its offset; an expert's two matrices are one. Together they fill ``size``.
+
+        Raises:
+            ImageError: the layer's image is larger than a descriptor can describe.
+        """
+        try:
+            words = LAYER.pack(self.descriptor())
+        except ValueError as error:
+            raise ImageError(f"the layer does not fit a descriptor: {error}") from error
+        yield "descriptor", 0, words.astype("<u4").view(np.uint8)
+        yield "router", self._router, matrix_segment(self.layer.router, self.columns)
+        for index in range(self.spec.router.experts):
+            yield f"expert {index}", self._experts + index * self._stride, self._expert(self.layer.expert(index))
+        if self.layer.shared is not None:
+            yield "shared", self._shared, self._expert(self.layer.shared)
+
+    def _expert(self, expert: QuantisedExpert) -> np.ndarray:
+        return np.concatenate([matrix_segment(matrix, self.columns) for matrix in expert])
+
+
+def input_record(tokens: Tokens) -> np.ndarray:
+    """The input record of a batch, uint8."""
+    parts = (tokens.hi, tokens.lo, tokens.exponents.astype("<i2"))
+    data = b"".join(part.tobytes() for part in parts)
+    return np.frombuffer(data + bytes(-len(data) % SEGMENT_ALIGN), np.uint8)
+
+
+def read_output(data: np.ndarray, tokens: int, spec: LayerSpec) -> torch.Tensor:
+    """float32 ``[tokens, hidden]`` from the output's bytes."""
+    padded = np.frombuffer(data.tobytes(), "<f4", tokens * ROWS * spec.hidden_blocks).reshape(tokens, -1)
+    return torch.from_numpy(padded[:, : spec.hidden].astype(np.float32))
+
+
+def read_routing(data: np.ndarray, tokens: int, spec: LayerSpec) -> tuple[torch.Tensor, torch.Tensor]:
+    """(experts int64, weights float32), both ``[tokens, top_k]``, from the routing record's bytes."""
+    entries = spec.router.top_k + (spec.shared is not None)
+    words = np.frombuffer(data.tobytes(), "<u4", tokens * entries * 2).reshape(tokens, entries, 2)
+    words = words[:, : spec.router.top_k]
+    weights = np.ascontiguousarray(words[..., 1]).view("<f4")
+    return torch.from_numpy(words[..., 0].astype(np.int64)), torch.from_numpy(weights.astype(np.float32))
+
+
+class StoredLayer:
+    """A layer of an image on disk.
+
+    Members:
+        name: the layer's name in its model.
+        spec: its spec.
+        weight_format: name of its weight format.
+        bits: bits of an expert's weight code.
+        size: bytes of the whole image.
+        config_hash: of the accelerator that it was packed for.
+    """
+
+    def __init__(self, path: Path, config_hash: int, record: dict[str, Any]):
+        self.name = str(record["name"])
+        self.spec = LayerSpec.from_dict(record["spec"])
+        self.weight_format = str(record["weight_format"])
+        self.bits = FORMATS[self.weight_format].bits
+        self.size = int(record["size"])
+        self.config_hash = config_hash
+        self._path = path / str(record["file"])
+        self._segments = [(str(s["name"]), int(s["offset"]), int(s["crc32"])) for s in record["segments"]]
+        if not self._path.is_file():
+            raise ImageError(f"{self._path}: expected the image of {self.name}, got no file; pack the model again")
+        if (found := self._path.stat().st_size) != self.size:
+            raise ImageError(f"{self._path}: expected {self.size} bytes, got {found}; pack the model again")
+
+    def segments(self) -> Iterator[Segment]:
+        """As ``LayerImage.segments``, from the file.
+
+        Raises:
+            ImageError: a segment's bytes are not those that were packed.
+        """
+        ends = [offset for _, offset, _ in self._segments[1:]] + [self.size]
+        with self._path.open("rb") as file:
+            for (name, offset, checksum), end in zip(self._segments, ends, strict=True):
+                file.seek(offset)
+                data = file.read(end - offset)
+                if zlib.crc32(data) != checksum or len(data) != end - offset:
+                    raise ImageError(
+                        f"{self._path}: expected CRC-32 {checksum:#010x} of {name}, got {zlib.crc32(data):#010x}; "
+                        "the file is corrupt, pack the model again"
+                    )
+                yield name, offset, np.frombuffer(data, np.uint8)
+
+
+class Image:
+    """An image directory.
+
+    Members:
+        layers: its layers, in model order.
+        arch: sizes of the accelerator that it was packed for.
+    """
+
+    def __init__(self, layers: list[StoredLayer], arch: Arch):
+        self.layers = layers
+        self.arch = arch
+
+
+def write_image(
+    path: str | os.PathLike[str],
+    layers: Iterable[tuple[str, QuantisedLayer]],
+    arch: Arch,
+    progress: Callable[[str], None] | None = None,
+) -> None:
+    """Write an image directory; it counts as one only when everything is written.
+
+    Parameters:
+        path: the directory; an image that is there is replaced.
+        layers: name and weights of every layer, taken one at a time.
+        arch: sizes of the accelerator.
+        progress: told each segment before it is written.
+
+    Raises:
+        ImageError: ``path`` exists and is not an image, or a layer has no image.
+        SetupError: the directory cannot be written.
+    """
+    root = Path(path)
+    try:
+        _clear(root)
+        records = []
+        for number, (name, layer) in enumerate(layers):
+            records.append(_write_layer(root, f"layer-{number}.bin", name, LayerImage(layer, arch.columns), progress))
+        manifest = {
+            "layout_version": LAYOUT_VERSION,
+            "config_hash": f"{arch.hash:016x}",
+            "arch": arch.as_dict(),
+            "layers": records,
+        }
+        partial = root / f"{MANIFEST}.partial"
+        partial.write_text(json.dumps(manifest, indent=1) + "\n")
+        os.replace(partial, root / MANIFEST)
+    except OSError as error:
+        raise SetupError(f"{root}: cannot write the image: {error.strerror or error}") from error
+
+
+def open_image(path: str | os.PathLike[str]) -> Image:
+    """Open an image directory. Sizes are checked now, checksums when a segment is read.
+
+    Raises:
+        ImageError: there is no whole image of this version; the line says what is wrong.
+    """
+    root = Path(path)
+    try:
+        manifest = json.loads((root / MANIFEST).read_text())
+        version = manifest["layout_version"]
+        if version != LAYOUT_VERSION:
+            raise ImageError(f"{root}: expected layout version {LAYOUT_VERSION}, got {version}; pack the model again")
+        arch = Arch(**manifest["arch"])
+        config_hash = int(manifest["config_hash"], 16)
+        if config_hash != arch.hash:
+            raise ImageError(
+                f"{root}: expected configuration hash {arch.hash:016x} of its sizes, got {config_hash:016x}; "
+                "pack the model again"
+            )
+        return Image([StoredLayer(root, config_hash, record) for record in manifest["layers"]], arch)
+    except OSError as error:
+        raise ImageError(
+            f"{root}: expected an image with a {MANIFEST}, got none ({error.strerror}); run `moe-hw pack`, "
+            "or run it again if it was interrupted"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ImageError(f"{root / MANIFEST}: expected a manifest, got {error!r}; pack the model again") from error
+
+
+def _clear(root: Path) -> None:
+    """Make ``root`` an empty directory. Only an image, whole or interrupted, is removed."""
+    root.mkdir(parents=True, exist_ok=True)
+    entries = sorted(root.iterdir())
+    for entry in entries:
+        if not (entry.name.startswith(MANIFEST) or entry.match("layer-*.bin")):
+            raise ImageError(f"{root}: expected an image or an empty directory, got {entry.name}; choose another path")
+    (root / MANIFEST).unlink(missing_ok=True)
+    for entry in entries:
+        entry.unlink(missing_ok=True)
+
+
+def _write_layer(
+    root: Path, file_name: str, name: str, image: LayerImage, progress: Callable[[str], None] | None
+) -> dict[str, Any]:
+    """Write a layer's file; returns its record in the manifest."""
+    segments = []
+    if progress:
+        progress(f"{name}: quantising")
+    with (root / file_name).open("wb") as file:
+        for segment, offset, data in image.segments():
+            if progress:
+                progress(f"{name}: {segment}")
+            assert file.tell() == offset
+            file.write(data.tobytes())
+            segments.append({"name": segment, "offset": offset, "crc32": zlib.crc32(data.tobytes())})
+        assert file.tell() == image.size
+    return {
+        "name": name,
+        "spec": image.spec.as_dict(),
+        "weight_format": image.layer.format.name,
+        "file": file_name,
+        "size": image.size,
+        "segments": segments,
+    }

@@ -1,0 +1,118 @@
+"""Which layers fit an accelerator, how many tokens at a time, and what a command must at least move and multiply.
+
+The rules are those of the command processor (the status codes of :mod:`moe_hw.registers`), checked before it sees them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moe_hw.arch import PLANES_PER_PASS, ROWS, Arch
+from moe_hw.errors import DeviceError
+from moe_hw.formats import ROUTER
+from moe_hw.image import matrix_bytes
+from moe_hw.registers import COMMAND, COMPLETION, LAYER
+from moe_hw.spec import LayerSpec
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """A layer's sizes as the accelerator counts them.
+
+    Parameters:
+        spec: the layer.
+        columns: columns of the array.
+        bits: bits of a weight code.
+    """
+
+    spec: LayerSpec
+    columns: int
+    bits: int
+
+    @property
+    def router_groups(self) -> int:
+        """Words of router logits of one token."""
+        return -(-self.spec.router_rows // self.columns)
+
+    @property
+    def token_blocks(self) -> int:
+        """Blocks of the token buffer that one token takes: both input halves and the widest hidden vector."""
+        return 2 * self.spec.hidden_blocks + max(self.spec.inter_blocks, self.spec.shared_blocks)
+
+    @property
+    def routing_entries(self) -> int:
+        """Entries of one token in the routing record."""
+        return self.spec.router.top_k + (1 if self.spec.shared else 0)
+
+    def _tiles(self, inter_blocks: int) -> int:
+        """Tiles of an expert's two matrices."""
+        gate_up = 2 * ROWS * inter_blocks // self.columns * self.spec.hidden_blocks
+        return gate_up + ROWS * self.spec.hidden_blocks // self.columns * inter_blocks
+
+    def array_cycles(self, tokens: int) -> int:
+        """Cycles in which the array starts a token's block, with no waiting: its lower bound of a command."""
+        passes = self.bits // PLANES_PER_PASS
+        router_passes = ROUTER.passes * (ROUTER.token_bits // 8)
+        router = self.router_groups * self.spec.hidden_blocks * router_passes
+        routed = self.spec.router.top_k * self._tiles(self.spec.inter_blocks) * passes
+        return tokens * (router + routed + self._tiles(self.spec.shared_blocks) * passes)
+
+    def vector_cycles(self, tokens: int) -> int:
+        """Cycles of the units that take one element at a time: routing, activation, combining."""
+        router = self.spec.router_rows * (self.spec.router.top_k + 1)
+        elements = ROWS * (self.spec.hidden_blocks + self.spec.inter_blocks) * self.spec.router.top_k
+        shared = ROWS * (self.spec.hidden_blocks + self.spec.shared_blocks) if self.spec.shared else 0
+        return tokens * (router + elements + shared)
+
+    def weight_bytes(self, experts: int) -> int:
+        """Bytes of the descriptor, the router, ``experts`` routed experts and the shared one."""
+        hidden = self.spec.hidden_blocks
+
+        def expert(inter: int) -> int:
+            gate_up = matrix_bytes(2 * ROWS * inter, hidden, self.bits, self.columns)
+            return gate_up + matrix_bytes(ROWS * hidden, inter, self.bits, self.columns)
+
+        router = matrix_bytes(self.spec.router_rows, hidden, ROUTER.bits, self.columns)
+        return LAYER.size_bytes + router + experts * expert(self.spec.inter_blocks) + expert(self.spec.shared_blocks)
+
+    def token_bytes(self, tokens: int) -> int:
+        """Bytes of a command, its input, its results and its records."""
+        inputs = tokens * self.spec.hidden_blocks * (2 * ROWS + 2)
+        results = tokens * (4 * ROWS * self.spec.hidden_blocks + 8 * self.routing_entries)
+        return COMMAND.size_bytes + inputs + results + COMPLETION.size_bytes
+
+    def max_tokens(self, arch: Arch) -> int:
+        """Tokens of the largest command that ``arch`` takes; 0 if not even one fits."""
+        return min(
+            arch.max_tokens,
+            arch.token_blocks // self.token_blocks,
+            arch.combine_elements // (ROWS * self.spec.hidden_blocks),
+            arch.logit_words // self.router_groups,
+        )
+
+
+def check_layer(spec: LayerSpec, arch: Arch, name: str = "the layer") -> None:
+    """Check that one token of a layer fits an accelerator.
+
+    Raises:
+        DeviceError: names the size that does not fit, the maximum and the build-time size to enlarge.
+    """
+    footprint = Footprint(spec, arch.columns, PLANES_PER_PASS)
+    sizes = (
+        ("experts", spec.router.experts, "max_experts"),
+        ("experts per token (top-k)", spec.router.top_k, "max_top_k"),
+        (
+            f"blocks of the token buffer per token (2 x {spec.hidden_blocks} hidden + "
+            f"{max(spec.inter_blocks, spec.shared_blocks)} intermediate)",
+            footprint.token_blocks,
+            "token_blocks",
+        ),
+        ("output elements per token", ROWS * spec.hidden_blocks, "combine_elements"),
+        (f"words of {arch.columns} router logits per token", footprint.router_groups, "logit_words"),
+    )
+    for what, size, maximum in sizes:
+        if size > getattr(arch, maximum):
+            raise DeviceError(
+                f"{name} has {size:,} {what}, this accelerator at most {getattr(arch, maximum):,}; "
+                f"generate one for a board with a larger {maximum}"
+            )

@@ -1,0 +1,226 @@
+"""The accelerator: every block of ``docs/design.md``, wired up."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from moe_hw.arch import Arch
+from moe_hw.registers import COUNTERS, DEVICE_MAGIC, LAYOUT_VERSION
+from rtl_gen.accumulate import Accumulate
+from rtl_gen.array import Array
+from rtl_gen.bus import AXI4, AXI4Lite, Bursts, ReadArbiter
+from rtl_gen.combine import Combine
+from rtl_gen.command import Command
+from rtl_gen.counters import Counters
+from rtl_gen.loader import Loader
+from rtl_gen.post import Post
+from rtl_gen.registers import CSR_ADDR_BITS, Registers
+from rtl_gen.requant import Requant
+from rtl_gen.router import Router
+from rtl_gen.scheduler import Scheduler
+from rtl_gen.sequencer import Activity, Sequencer
+from rtl_gen.streamer import Streamer
+from rtl_gen.token_buffer import TokenBuffer
+from rtl_gen.types import Kind
+from rtl_gen.writer import Writer
+
+COMMAND_READER, LOADER_READER, STREAMER_READER = range(3)
+
+
+class Accelerator(wiring.Component):
+    """A complete accelerator for MoE layers.
+
+    Parameters
+    ----------
+    arch : Arch
+        Its sizes.
+
+    Members
+    -------
+    s_axil : In(AXI4Lite(CSR_ADDR_BITS))
+        Control and status registers.
+    m_axi : Out(AXI4(arch))
+        Device memory.
+    busy : Out(1)
+        Commands are pending or under way.
+
+    Attributes
+    ----------
+    repeated : dict
+        Modules to emit once, by Verilog name.
+    """
+
+    def __init__(self, arch: Arch):
+        self.arch = arch
+        self._array = Array(arch)
+        self._accumulate = Accumulate(arch)
+        self.repeated = {**self._array.repeated, **self._accumulate.repeated}
+        super().__init__({"s_axil": In(AXI4Lite(CSR_ADDR_BITS)), "m_axi": Out(AXI4(arch)), "busy": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        arch = self.arch
+        m.submodules.registers = registers = Registers()
+        m.submodules.command = command = Command(arch)
+        m.submodules.reads = reads = ReadArbiter(arch, 3)
+        m.submodules.loader = loader = Loader(arch)
+        m.submodules.loader_bursts = loader_bursts = Bursts(arch)
+        m.submodules.token_buffer = token_buffer = TokenBuffer(arch)
+        m.submodules.streamer = streamer = Streamer(arch)
+        m.submodules.scheduler = scheduler = Scheduler(arch)
+        m.submodules.sequencer = sequencer = Sequencer(arch)
+        m.submodules.array = array = self._array
+        m.submodules.accumulate = accumulate = self._accumulate
+        m.submodules.router = router = Router(arch)
+        m.submodules.post = post = Post(arch)
+        m.submodules.requant = requant = Requant(arch)
+        m.submodules.combine = combine = Combine(arch)
+        m.submodules.writer = writer = Writer(arch)
+        m.submodules.counters = counters = Counters()
+
+        # ---- host ----
+        connect(m, flipped(self.s_axil), registers.bus)
+        m.d.comb += [
+            registers.magic.eq(DEVICE_MAGIC),
+            registers.version.eq(LAYOUT_VERSION),
+            Cat(registers.config_hash_low, registers.config_hash_high).eq(arch.hash),
+            registers.head.eq(command.head),
+            registers.status.eq(command.status),
+            registers.state.eq(command.state),
+            command.ring_base.eq(registers.ring_base),
+            command.ring_mask.eq(registers.ring_mask),
+            command.tail.eq(registers.tail),
+            self.busy.eq(command.head != registers.tail),
+        ]
+
+        # ---- memory ----
+        connect(m, command.bursts, getattr(reads, f"bursts_{COMMAND_READER}"))
+        connect(m, loader_bursts.bursts, getattr(reads, f"bursts_{LOADER_READER}"))
+        connect(m, streamer.bursts, getattr(reads, f"bursts_{STREAMER_READER}"))
+        connect(m, command.words, getattr(reads, f"words_{COMMAND_READER}"))
+        connect(m, loader.words, getattr(reads, f"words_{LOADER_READER}"))
+        connect(m, streamer.words, getattr(reads, f"words_{STREAMER_READER}"))
+        connect(m, loader.ranges, loader_bursts.ranges)
+        for name, member in AXI4(arch).members.items():
+            master = getattr(self.m_axi, name)
+            block = getattr(reads if name.startswith(("ar", "r")) else writer, name)
+            m.d.comb += master.eq(block) if member.flow is wiring.Out else block.eq(master)
+
+        # ---- one layer descriptor for all ----
+        for block in (loader, token_buffer, scheduler, sequencer, router, post, combine):
+            m.d.comb += block.layer.eq(command.layer)
+
+        # ---- inputs ----
+        m.d.comb += [
+            loader.start.eq(command.prepare),
+            loader.address.eq(command.input_address),
+            token_buffer.restart.eq(command.prepare),
+            combine.clear.eq(command.prepare),
+            streamer.clear.eq(command.prepare),
+            writer.clear.eq(command.prepare),
+            command.prepared.eq(~loader.busy & token_buffer.loaded & ~combine.clearing),
+        ]
+        connect(m, loader.mantissas, token_buffer.mantissas)
+        connect(m, loader.exponents, token_buffer.exponents)
+
+        # ---- weights and jobs ----
+        connect(m, scheduler.segments, streamer.segments)
+        connect(m, scheduler.jobs, sequencer.jobs)
+        connect(m, sequencer.slot, scheduler.slot_a)
+        connect(m, combine.slot, scheduler.slot_b)
+        connect(m, sequencer.exponents, token_buffer.read)
+        m.d.comb += [
+            streamer.base.eq(command.layer_address),
+            scheduler.start.eq(command.compute),
+            scheduler.job_done.eq(combine.job_done),
+            command.computed.eq(scheduler.done),
+            sequencer.beat_ready.eq(streamer.beat_ready),
+            streamer.beat_pop.eq(sequencer.beat_pop),
+            sequencer.hidden_ready.eq(token_buffer.hidden_ready),
+            token_buffer.hidden_stride.eq(sequencer.hidden_stride),
+            sequencer.result_taken.eq(accumulate.results.valid & accumulate.results.ready),
+        ]
+
+        # ---- the array ----
+        m.d.comb += [
+            array.command.eq(sequencer.command),
+            array.plane_write.eq(streamer.plane_write),
+            array.plane_address.eq(streamer.plane_address),
+            array.beat.eq(streamer.beat),
+            array.x_write.eq(token_buffer.x_write),
+            array.x_address.eq(token_buffer.x_address),
+            array.x.eq(token_buffer.x),
+            accumulate.sums.eq(array.sums),
+            accumulate.valid.eq(sequencer.tag_valid),
+            accumulate.tag.eq(sequencer.tag),
+        ]
+        connect(m, streamer.scales, accumulate.scales)
+
+        # ---- results go where their phase says ----
+        results = accumulate.results
+        for kind, block in ((Kind.ROUTER, router), (Kind.UP, post), (Kind.DOWN, combine)):
+            mine = results.payload.kind == kind
+            m.d.comb += [block.results.payload.eq(results.payload), block.results.valid.eq(results.valid & mine)]
+            with m.If(mine):
+                m.d.comb += results.ready.eq(block.results.ready)
+        connect(m, router.routes, scheduler.routes)
+        connect(m, post.values, requant.values)
+        connect(m, requant.blocks, token_buffer.blocks)
+
+        # ---- outputs ----
+        m.d.comb += [
+            combine.read.eq(command.read_output),
+            scheduler.read.eq(command.read_routing),
+            writer.start.eq(command.write),
+            writer.address.eq(command.write_address),
+            writer.count.eq(command.write_count),
+            command.write_busy.eq(writer.busy),
+            command.input_error.eq(loader.error),
+            command.weight_error.eq(streamer.error),
+            command.write_error.eq(writer.error),
+            command.overflow.eq(combine.overflow),
+            command.weights_outstanding.eq(streamer.waiting),
+            command.router_busy.eq(router.busy),
+        ]
+        # Only one of the three streams is alive at a time.
+        with m.If(command.writing_completion):
+            connect_stream(m, command.completion, writer.values)
+        with m.Elif(combine.output.valid):
+            connect_stream(m, combine.output, writer.values)
+        with m.Else():
+            connect_stream(m, scheduler.routing, writer.values)
+
+        # ---- counters ----
+        activity = sequencer.activity
+        running = command.computing
+        read_word = self.m_axi.rvalid & self.m_axi.rready
+        events = {
+            "cycles": Const(1),
+            "setup": command.setting_up,
+            "busy": running & (activity == Activity.BUSY),
+            "wait_weights": running & (activity == Activity.WAIT_WEIGHTS),
+            "wait_hidden": running & (activity == Activity.WAIT_HIDDEN),
+            "wait_results": running & (activity == Activity.WAIT_RESULTS),
+            "wait_jobs": running & (activity == Activity.NO_JOB),
+            "output": command.storing,
+            "read_words": read_word,
+            "write_words": self.m_axi.wvalid & self.m_axi.wready,
+            "read_idle": ~reads.idle & ~read_word,
+            "routing": router.busy,
+        }
+        for name, event in events.items():
+            m.d.comb += getattr(counters, f"{name}_event").eq(event)
+        m.d.comb += [
+            counters.clear.eq(command.starting),
+            counters.enable.eq(command.setting_up | command.computing | command.storing),
+            command.counters.eq(Cat(*(getattr(counters, word.name) for word in COUNTERS))),
+            command.experts_used.eq(scheduler.experts_used),
+        ]
+        return m
+
+
+def connect_stream(m: Module, source: object, sink: object) -> None:
+    """Connect two streams under the condition that holds here."""
+    m.d.comb += [sink.payload.eq(source.payload), sink.valid.eq(source.valid), source.ready.eq(sink.ready)]

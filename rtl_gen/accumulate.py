@@ -1,0 +1,200 @@
+"""Scale-accumulate: block dot products become fixed-point sums, one accumulator for each slot and column."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from moe_hw.arch import ACC_BITS, TILES_PER_SCALE_BEAT, Arch
+from rtl_gen.emit import instance
+from rtl_gen.row import SUM_BITS
+from rtl_gen.types import result_layout, slot_bits
+
+FRACTION = 24
+"""Bits that a product is shifted left before the right shift R of ``docs/numerics.md``."""
+
+SHIFT_MAX = 63
+SCALE_BITS = 8
+
+
+def tag_layout(arch: Arch) -> data.StructLayout:
+    """What accompanies a dot product through the array."""
+    results = result_layout(arch)
+    return data.StructLayout(
+        {
+            "result": data.StructLayout({name: field.shape for name, field in results if name != "acc"}),
+            "first": 1,  # the accumulator starts from zero
+            "complete": 1,  # and is finished with this product
+            "shift": 7,  # R of the numerics, less the scale's f
+            "scale_index": 2,  # tile within its scale beat
+            "scale_pop": 1,  # last use of the scale beat
+        }
+    )
+
+
+class AccumulateColumn(wiring.Component):
+    """The accumulators of one column. Emitted once; all members are plain signals.
+
+    Parameters
+    ----------
+    arch : Arch
+        Sizes of the accelerator.
+
+    Members
+    -------
+    dot : In(18, signed), scale : In(8), shift : In(7)
+        A product to accumulate, in stage 1.
+    read_slot : In
+        Its slot, in stage 4. ``first``, ``forward`` : In(1), in stage 5: start from zero, or from the sum before.
+    write : In(1), write_slot : In
+        In stage 6: store the sum.
+    sum : Out(48, signed)
+        The sum, in stage 6. Latency 5 cycles; throughput one product a cycle.
+    """
+
+    def __init__(self, arch: Arch):
+        self.arch = arch
+        super().__init__(
+            {
+                "dot": In(signed(SUM_BITS)),
+                "scale": In(SCALE_BITS),
+                "shift": In(7),
+                "read_slot": In(slot_bits(arch)),
+                "first": In(1),
+                "forward": In(1),
+                "write": In(1),
+                "write_slot": In(slot_bits(arch)),
+                "sum": Out(signed(ACC_BITS)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+
+        # Stage 1: dot * (8 + frac), and the whole shift.
+        product = Signal(signed(SUM_BITS + 5))
+        amount = Signal(range(SHIFT_MAX + 1))
+        total = Signal(8)
+        m.d.comb += total.eq(self.shift + self.scale[:5])
+        m.d.sync += [
+            product.eq(self.dot * Cat(self.scale[5:], Const(1, 1))),
+            amount.eq(Mux(total > SHIFT_MAX, SHIFT_MAX, total)),
+        ]
+        # Stages 2 to 4: shift right, coarse then fine, with one more bit below for the rounding.
+        coarse = Signal(signed(ACC_BITS + 1))
+        fine_amount = Signal(3)
+        fine = Signal(signed(ACC_BITS + 1))
+        m.d.sync += [
+            coarse.eq((product << (FRACTION + 1)) >> Cat(Const(0, 3), amount[3:])),
+            fine_amount.eq(amount[:3]),
+            fine.eq(coarse >> fine_amount),
+        ]
+        addend = Signal(signed(ACC_BITS))
+        m.d.sync += addend.eq((fine >> 1) + fine[0])
+
+        # Stage 5: add. The memory is read in stage 4 and written in stage 6.
+        m.submodules.memory = memory = Memory(shape=signed(ACC_BITS), depth=self.arch.max_tokens, init=[])
+        write = memory.write_port()
+        read = memory.read_port(transparent_for=[write])
+        start = Mux(self.first, 0, Mux(self.forward, self.sum, read.data))
+        m.d.sync += self.sum.eq(start + addend)
+        m.d.comb += [
+            read.addr.eq(self.read_slot),
+            write.en.eq(self.write),
+            write.addr.eq(self.write_slot),
+            write.data.eq(self.sum),
+        ]
+        return m
+
+
+class Accumulate(wiring.Component):
+    """Scales the array's sums and accumulates them; finished accumulators leave as results.
+
+    Parameters
+    ----------
+    arch : Arch
+        Sizes of the accelerator.
+
+    Members
+    -------
+    sums : In(columns x 18 bits), valid : In(1), tag : In(tag_layout(arch))
+        A block's dot products and what they belong to.
+    scales : In(stream of a beat)
+        Scale beats in the order of their tiles. A beat must have arrived before its first tile's sums.
+    results : Out(stream of result_layout(arch))
+        Room is the sequencer's business: at most ``arch.max_tokens`` results may be under way.
+
+    Latency 8 cycles, throughput one block a cycle.
+
+    Attributes
+    ----------
+    repeated : dict
+        Modules to emit once, by Verilog name.
+    """
+
+    def __init__(self, arch: Arch):
+        self.arch = arch
+        self.repeated = {"moe_accumulate_column": AccumulateColumn(arch)}
+        super().__init__(
+            {
+                "sums": In(arch.columns * SUM_BITS),
+                "valid": In(1),
+                "tag": In(tag_layout(arch)),
+                "scales": In(stream.Signature(arch.beat_bits)),
+                "results": Out(stream.Signature(result_layout(arch))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        arch = self.arch
+        column = self.repeated["moe_accumulate_column"]
+
+        # Stage 0 picks the tile's scales; stages 1 to 6 run beside the columns' pipelines.
+        stages = 6
+        valid = [self.valid] + [Signal(name=f"valid_{stage}") for stage in range(1, stages + 1)]
+        tag = [self.tag] + [Signal(tag_layout(arch), name=f"tag_{stage}") for stage in range(1, stages + 1)]
+        for stage in range(stages):
+            m.d.sync += [valid[stage + 1].eq(valid[stage]), tag[stage + 1].eq(tag[stage])]
+        sums = Signal.like(self.sums)
+        scales = Signal(arch.columns * SCALE_BITS)
+        m.d.sync += [
+            sums.eq(self.sums),
+            scales.eq(self.scales.payload.word_select(self.tag.scale_index, len(scales))),
+        ]
+        assert len(scales) * TILES_PER_SCALE_BEAT == arch.beat_bits
+        m.d.comb += self.scales.ready.eq(self.valid & self.tag.scale_pop)
+
+        forward = Signal()
+        m.d.comb += forward.eq(valid[6] & (tag[6].result.slot == tag[5].result.slot))
+
+        width = Shape.cast(result_layout(arch)).width
+        m.submodules.fifo = fifo = SyncFIFOBuffered(width=width, depth=max(2, arch.max_tokens))
+        result = Signal(result_layout(arch))
+        for name, _ in tag_layout(arch)["result"].shape:
+            m.d.comb += result[name].eq(tag[6].result[name])
+        for index in range(arch.columns):
+            ports = column.signature.create(path=(f"column_{index}",))
+            m.d.comb += [
+                ports.dot.eq(sums.word_select(index, SUM_BITS)),
+                ports.scale.eq(scales.word_select(index, SCALE_BITS)),
+                ports.shift.eq(tag[1].shift),
+                ports.read_slot.eq(tag[4].result.slot),
+                ports.first.eq(tag[5].first),
+                ports.forward.eq(forward),
+                ports.write.eq(valid[6]),
+                ports.write_slot.eq(tag[6].result.slot),
+                result.acc[index].eq(ports.sum),
+            ]
+            m.submodules[f"column_{index}"] = instance("moe_accumulate_column", column, ports)
+        m.d.comb += [
+            fifo.w_en.eq(valid[6] & tag[6].complete),
+            fifo.w_data.eq(result),
+            self.results.valid.eq(fifo.r_rdy),
+            self.results.payload.eq(fifo.r_data),
+            fifo.r_en.eq(self.results.ready),
+        ]
+        return m

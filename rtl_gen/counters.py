@@ -1,0 +1,40 @@
+"""Counts what a command's cycles went into; the words of ``moe_hw.registers.COUNTERS``."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from moe_hw.registers import COUNTERS
+
+
+class Counters(wiring.Component):
+    """A 32-bit counter for each name; each event adds one to its counter in its cycle.
+
+    Members
+    -------
+    clear : In(1)
+        Pulse: all counters to zero.
+    enable : In(1)
+        Events count.
+    <name>_event : In(1), <name> : Out(32)
+        For every name in ``COUNTERS``.
+    """
+
+    def __init__(self) -> None:
+        members = {}
+        for word in COUNTERS:
+            members[f"{word.name}_event"] = In(1)
+            members[word.name] = Out(32)
+        super().__init__({"clear": In(1), "enable": In(1), **members})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        for word in COUNTERS:
+            count = getattr(self, word.name)
+            with m.If(self.clear):
+                m.d.sync += count.eq(0)
+            with m.Elif(self.enable & getattr(self, f"{word.name}_event")):
+                m.d.sync += count.eq(count + 1)
+        return m

@@ -1,0 +1,175 @@
+"""SwiGLU: gate and up accumulators of the array become hidden activations."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from moe_hw.arch import ACC_BITS, Arch
+from rtl_gen.arith import Pipeline, align16, bit_length, magnitude, round16
+from rtl_gen.types import hidden_value_layout, layer_layout, result_layout
+
+SEGMENTS = 512
+"""Pieces of the sigmoid on [0, 16), linear each."""
+
+ONE = 1 << 16
+"""One, as a value of the sigmoid."""
+
+LATENCY = 18
+"""Cycles from a result to its first activation."""
+
+
+def sigmoid_layout() -> data.StructLayout:
+    """A piece of the sigmoid: its first value less one half, and how much it rises."""
+    return data.StructLayout({"value": 16, "rise": 10})
+
+
+def sigmoid_table() -> list[dict[str, int]]:
+    """The ``SEGMENTS`` pieces, as constants of :func:`sigmoid_layout`."""
+    values = [round(ONE / (1 + math.exp(-i / 32))) - ONE // 2 for i in range(SEGMENTS + 1)]
+    return [{"value": low, "rise": high - low} for low, high in itertools.pairwise(values)]
+
+
+class Post(wiring.Component):
+    """Applies ``silu(gate) * up`` to the accumulators of the gate_up phase.
+
+    Even columns of a result are gates, odd ones the ups that belong to them.
+
+    Parameters
+    ----------
+    arch : Arch
+        Sizes of the accelerator.
+
+    Members
+    -------
+    results : In(stream of result_layout(arch)), kind UP
+        Accumulators of one slot and column group.
+    layer : In(layer_layout())
+        The layer at work, stable while there are results.
+    values : Out(stream of hidden_value_layout(arch))
+        ``columns / 2`` activations for each result, in order. Latency: ``LATENCY``; throughput: one a cycle.
+    """
+
+    def __init__(self, arch: Arch):
+        self.arch = arch
+        super().__init__(
+            {
+                "results": In(stream.Signature(result_layout(arch))),
+                "layer": In(layer_layout()),
+                "values": Out(stream.Signature(hidden_value_layout(arch))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        enable = Signal()
+        m.d.comb += enable.eq(~self.values.valid | self.values.ready)
+        p = self._pairs(m, enable)
+        self._normalise(p)
+        self._sigmoid(m, p, enable)
+        self._multiply(p)
+
+        out = self.values.payload
+        m.d.comb += [
+            self.values.valid.eq(p.valid),
+            out.slot.eq(p.slot),
+            out.neuron.eq(p.neuron),
+            out.sign.eq(p.negative),
+            out.mantissa.eq(p.mantissa),
+            out.exponent.eq(p.exponent),
+            out.last.eq(p.last),
+        ]
+        return m
+
+    def _pairs(self, m: Module, enable: Signal) -> Pipeline:
+        """Holds a result and shifts it out pair by pair."""
+        pairs = self.arch.columns // 2
+        word = Signal(result_layout(self.arch))
+        held = Signal()
+        pair = Signal(range(pairs))
+        last_pair = Signal()
+        m.d.comb += [
+            last_pair.eq(pair == pairs - 1),
+            self.results.ready.eq(~held | (enable & last_pair)),
+        ]
+        with m.If(self.results.ready):
+            m.d.sync += [word.eq(self.results.payload), held.eq(self.results.valid), pair.eq(0)]
+        with m.Elif(enable):
+            m.d.sync += [pair.eq(pair + 1), word.acc.eq(word.acc.as_value() >> 2 * ACC_BITS)]
+
+        layer = self.layer
+        p = Pipeline(m, held, enable)
+        p.stage(
+            gate=word.acc[0],
+            up=word.acc[1],
+            gate_exponent=word.base_exponent + Mux(word.shared, layer.shared_gate_exponent, layer.gate_exponent),
+            up_exponent=word.base_exponent + Mux(word.shared, layer.shared_up_exponent, layer.up_exponent),
+            slot=word.slot,
+            neuron=Cat(pair, word.group)[:16],
+            last=word.last & last_pair,
+        )
+        return p
+
+    def _normalise(self, p: Pipeline) -> None:
+        """Mantissas and exponents of gate and up."""
+        p.stage(
+            gate_negative=p.gate[-1],
+            negative=p.gate[-1] ^ p.up[-1],
+            gate=magnitude(p.gate),
+            up=magnitude(p.up),
+        )
+        p.stage(gate_length=bit_length(p.gate), up_length=bit_length(p.up))
+        p.stage(gate=align16(p.gate, p.gate_length), up=align16(p.up, p.up_length))
+        gate, gate_exponent = round16(p.gate, p.gate_length, p.gate_exponent)
+        up, up_exponent = round16(p.up, p.up_length, p.up_exponent)
+        p.stage(
+            gate=gate,
+            gate_exponent=gate_exponent,
+            up=up,
+            exponent=gate_exponent + up_exponent,
+            gate_length=None,
+            up_length=None,
+            up_exponent=None,
+        )
+
+    def _sigmoid(self, m: Module, p: Pipeline, enable: Signal) -> None:
+        """Sigmoid of the gate, and meanwhile gate times up."""
+        # The argument is `4 * mantissa >> back`. A `back` below 0 is beyond the table; 18 and more leave 0.
+        back = -p.gate_exponent - 12
+        p.stage(
+            product=p.gate * p.up,
+            beyond=p.gate_exponent > -12,
+            back=Mux(back > 31, 31, back)[:5],
+            up=None,
+            gate_exponent=None,
+        )
+        p.stage(z=((p.gate << 2) >> p.back)[:18], gate=None, back=None)
+
+        m.submodules.table = table = Memory(shape=sigmoid_layout(), depth=SEGMENTS, init=sigmoid_table())
+        read = table.read_port()
+        m.d.comb += [read.en.eq(enable), read.addr.eq(p.z[9:])]
+        p.stage(rest=p.z[:9], z=None)
+        # The memory's output is that stage's too.
+        p.stage(value=read.data.value, rise=read.data.rise)
+        p.stage(step=p.rise * p.rest, rise=None, rest=None)
+        p.stage(sigmoid=(ONE // 2 + p.value + ((p.step + 256) >> 9))[:17], step=None, value=None)
+        positive = Mux(p.beyond, Const(ONE, 17), p.sigmoid)
+        p.stage(sigmoid=Mux(p.gate_negative, ONE - positive, positive)[:17], gate_negative=None, beyond=None)
+
+    def _multiply(self, p: Pipeline) -> None:
+        """The product of gate and up, normalised, times the sigmoid, normalised."""
+        # Two normalised mantissas make 31 or 32 bits, or 0.
+        length = Mux(p.product[31], 32, 31)
+        aligned = Mux(p.product[31], p.product[15:], p.product[14:31])
+        product, exponent = round16(aligned, length, p.exponent)
+        p.stage(product=product, exponent=exponent)
+        p.stage(product=p.product * p.sigmoid, exponent=p.exponent - 16, sigmoid=None)
+        p.stage(length=bit_length(p.product))
+        p.stage(aligned=align16(p.product, p.length), product=None)
+        mantissa, exponent = round16(p.aligned, p.length, p.exponent)
+        p.stage(mantissa=mantissa, exponent=exponent, aligned=None, length=None)

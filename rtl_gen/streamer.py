@@ -1,0 +1,201 @@
+"""The weight streamer: reads matrix segments ahead of the array and fills the expert buffer."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for, ceil_log2
+
+from moe_hw.arch import PLANES_PER_PASS, ROWS, TILES_PER_SCALE_BEAT, Arch
+from rtl_gen.bus import WORD_COUNT_BITS, Bursts, burst_layout, word_layout
+from rtl_gen.types import address_bits, segment_layout
+
+TILE_BITS = 26
+"""Bits of the number of tiles of a matrix."""
+
+RELEASE_DELAY = ROWS + 6
+"""Cycles from a load command's decision until the last row has read the plane, and may lose it."""
+
+SCALE_BEATS = 64
+"""Scale beats that can wait for their tiles."""
+
+SEGMENTS = 4
+"""Segments that can wait for their words."""
+
+
+class Streamer(wiring.Component):
+    """Reads segments (``docs/memory-image.md`` section 2) with many bursts outstanding.
+
+    A burst is requested when the expert buffer has room for all of it. Words are collected to beats; plane beats go to
+    the row banks, a ring, scale beats to the accumulators.
+
+    Parameters
+    ----------
+    arch : Arch
+        Sizes of the accelerator.
+
+    Members
+    -------
+    base : In
+        Address of the layer descriptor, in units of 64 bytes.
+    segments : In(stream of segment_layout(arch))
+    bursts : Out(stream of burst_layout(arch)), words : In(stream of word_layout(arch))
+        Memory.
+    plane_write : Out(1), plane_address : Out, beat : Out(32 * columns)
+        Write port of the row banks.
+    beat_ready : Out(1), beat_pop : In(1)
+        A plane beat can be loaded; a load command has been issued.
+    scales : Out(stream of a beat)
+    clear : In(1)
+        Pulse: forget the errors.
+    error : Out(1)
+        The memory answered an error; sticky until ``clear``.
+    waiting : Out(1)
+        Words are outstanding.
+
+    Throughput: a bus word a cycle.
+    """
+
+    def __init__(self, arch: Arch):
+        self.arch = arch
+        super().__init__(
+            {
+                "base": In(address_bits(arch)),
+                "segments": In(stream.Signature(segment_layout(arch))),
+                "bursts": Out(stream.Signature(burst_layout(arch))),
+                "words": In(stream.Signature(word_layout(arch))),
+                "plane_write": Out(1),
+                "plane_address": Out(bits_for(arch.expert_beats - 1)),
+                "beat": Out(arch.beat_bits),
+                "beat_ready": Out(1),
+                "beat_pop": In(1),
+                "scales": Out(stream.Signature(arch.beat_bits)),
+                "clear": In(1),
+                "error": Out(1),
+                "waiting": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        arch = self.arch
+        per_beat = arch.words_per_beat
+
+        # ---- segments become ranges; how they are to be taken apart waits in a queue ----
+        m.submodules.cutter = cutter = Bursts(arch)
+        m.submodules.shapes = shapes = SyncFIFOBuffered(width=TILE_BITS + 3, depth=SEGMENTS)
+        segment = Signal(segment_layout(arch))
+        tiles = Signal(TILE_BITS)
+        beats = Signal(WORD_COUNT_BITS)
+        with m.FSM():
+            with m.State("idle"):
+                m.d.comb += self.segments.ready.eq(1)
+                m.d.sync += segment.eq(self.segments.payload)
+                with m.If(self.segments.valid):
+                    m.next = "tiles"
+            with m.State("tiles"):
+                m.d.sync += tiles.eq(segment.groups * segment.blocks)
+                m.next = "beats"
+            with m.State("beats"):
+                planes = (tiles * segment.passes) << ceil_log2(PLANES_PER_PASS)
+                scale_beats = (tiles + TILES_PER_SCALE_BEAT - 1) >> ceil_log2(TILES_PER_SCALE_BEAT)
+                m.d.sync += beats.eq(planes + scale_beats)
+                m.next = "queue"
+            with m.State("queue"):
+                m.d.comb += [shapes.w_en.eq(1), shapes.w_data.eq(Cat(tiles, segment.passes))]
+                with m.If(shapes.w_rdy):
+                    m.next = "range"
+            with m.State("range"):
+                m.d.comb += [
+                    cutter.ranges.valid.eq(1),
+                    cutter.ranges.payload.address.eq(self.base + segment.address),
+                    cutter.ranges.payload.words.eq(beats << ceil_log2(per_beat)),
+                ]
+                with m.If(cutter.ranges.ready):
+                    m.next = "idle"
+
+        # ---- credits: room in the ring, in bus words ----
+        capacity = arch.expert_beats * per_beat
+        room = Signal(range(capacity + 1), init=capacity)
+        burst_words = cutter.bursts.payload.length + 1
+        has_room = room >= burst_words
+        request = cutter.bursts.valid & cutter.bursts.ready
+        m.d.comb += [
+            self.bursts.payload.eq(cutter.bursts.payload),
+            self.bursts.valid.eq(cutter.bursts.valid & has_room),
+            cutter.bursts.ready.eq(self.bursts.ready & has_room),
+        ]
+        release = Signal(RELEASE_DELAY)
+        m.d.sync += release.eq(Cat(self.beat_pop, release))
+        scale_taken = Signal()
+        freed = Mux(release[-1], per_beat, 0) + Mux(scale_taken, per_beat, 0)
+        m.d.sync += room.eq(room + freed - Mux(request, burst_words, 0))
+
+        # ---- words become beats ----
+        word_index = Signal(range(per_beat))
+        beat = Signal(arch.beat_bits)
+        beat_held = Signal()
+        beat_taken = Signal()
+        outstanding = Signal(range(capacity + 1))
+        taken = self.words.valid & self.words.ready
+        m.d.comb += [
+            self.words.ready.eq(~beat_held | beat_taken),
+            self.waiting.eq(outstanding != 0),
+        ]
+        m.d.sync += outstanding.eq(outstanding + Mux(request, burst_words, 0) - taken)
+        with m.If(beat_taken):
+            m.d.sync += beat_held.eq(0)
+        with m.If(taken):
+            m.d.sync += [
+                beat.word_select(word_index, arch.data_bits).eq(self.words.payload.data),
+                word_index.eq(word_index + 1),
+            ]
+            with m.If(word_index == per_beat - 1):
+                m.d.sync += [word_index.eq(0), beat_held.eq(1)]
+        with m.If(self.clear):
+            m.d.sync += self.error.eq(0)
+        with m.Elif(taken & self.words.payload.error):
+            m.d.sync += self.error.eq(1)
+
+        # ---- beats are scales or planes ----
+        m.submodules.scale_queue = scale_queue = SyncFIFOBuffered(width=arch.beat_bits, depth=SCALE_BEATS)
+        tiles_left = Signal(TILE_BITS)
+        tile_passes = Signal(3)
+        planes_left = Signal(range(TILES_PER_SCALE_BEAT * PLANES_PER_PASS * 8))
+        plane_address = Signal.like(self.plane_address)
+        group_tiles = Signal(range(TILES_PER_SCALE_BEAT + 1))
+        m.d.comb += [
+            group_tiles.eq(Mux(tiles_left < TILES_PER_SCALE_BEAT, tiles_left, TILES_PER_SCALE_BEAT)),
+            self.beat.eq(beat),
+            self.plane_address.eq(plane_address),
+            scale_queue.w_data.eq(beat),
+            self.scales.payload.eq(scale_queue.r_data),
+            self.scales.valid.eq(scale_queue.r_rdy),
+            scale_queue.r_en.eq(self.scales.ready),
+        ]
+        with m.If(planes_left != 0):
+            m.d.comb += [self.plane_write.eq(beat_held), beat_taken.eq(beat_held)]
+            with m.If(beat_held):
+                m.d.sync += [planes_left.eq(planes_left - 1), plane_address.eq(plane_address + 1)]
+        with m.Elif(tiles_left != 0):
+            m.d.comb += [
+                scale_queue.w_en.eq(beat_held),
+                scale_taken.eq(beat_held & scale_queue.w_rdy),
+                beat_taken.eq(scale_taken),
+            ]
+            with m.If(scale_taken):
+                m.d.sync += [
+                    planes_left.eq((group_tiles * tile_passes) << ceil_log2(PLANES_PER_PASS)),
+                    tiles_left.eq(tiles_left - group_tiles),
+                ]
+        with m.Else():
+            m.d.comb += shapes.r_en.eq(1)
+            with m.If(shapes.r_rdy):
+                m.d.sync += Cat(tiles_left, tile_passes).eq(shapes.r_data)
+
+        level = Signal(range(arch.expert_beats + 1))
+        m.d.comb += self.beat_ready.eq(level != 0)
+        m.d.sync += level.eq(level + self.plane_write - self.beat_pop)
+        return m

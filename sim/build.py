@@ -1,0 +1,149 @@
+"""Compiles the simulated board, and the DRAM model alone, to shared libraries that are cached by their content."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from moe_hw.arch import Arch
+from moe_hw.errors import SetupError
+from sim import verilator
+
+Progress = Callable[[str], None]
+
+TOP = "moe_hw"
+_FOLDER = Path(__file__).parent
+_HARNESS = ("harness.cpp", "axi_memory.h", "dram.cpp", "dram.h")
+_DRAM = ("dram.cpp", "dram.h")
+_JOBS = 2
+_OPTIMISE = ("OPT_FAST=-O2", "OPT_SLOW=-O1", "OPT_GLOBAL=-O2")
+
+_COMPILE = "-std=c++17 -fPIC -fno-gnu-unique"
+"""``-fno-gnu-unique``: several accelerators live in one process, each with its own copy of Verilator's runtime."""
+
+_VERILATE = (
+    "--cc", "--exe", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-timing", "--no-assert",
+    "-Wno-fatal", "-Wno-lint", "-Wno-style", "--top-module", TOP, "--prefix", f"V{TOP}", "--Mdir", ".",
+)  # fmt: skip
+
+
+def cache_root() -> Path:
+    """Where the libraries are kept; ``MOE_HW_CACHE`` moves it."""
+    return Path(os.environ.get("MOE_HW_CACHE", Path.home() / ".cache" / "moe-hw")) / "sim"
+
+
+def build(verilog: str, arch: Arch, progress: Progress | None = None) -> Path:
+    """Shared library of the simulated board with the accelerator ``verilog``; see :mod:`sim.board`.
+
+    The same inputs give the same library: it is compiled once, and processes that ask for it meanwhile wait.
+
+    Parameters:
+        verilog: the text of module ``moe_hw`` and of all that it instantiates.
+        arch: the sizes it was generated for.
+        progress: called with one line before each step that takes long.
+
+    Raises:
+        SetupError: a tool is missing, a step failed (the message names its log), or the disk is full.
+    """
+    flags = f"{_COMPILE} -DMOE_HW_DATA_BITS={arch.data_bits} -I{_FOLDER}"
+    verilate = [
+        "verilator", *_VERILATE, "-CFLAGS", flags, "-LDFLAGS", "-shared -Wl,-Bsymbolic", "-o", "library.so",
+        f"{TOP}.v", *(str(_FOLDER / name) for name in _HARNESS if name.endswith(".cpp")),
+    ]  # fmt: skip
+    make = ["make", f"-j{_JOBS}", "-f", f"V{TOP}.mk", *_OPTIMISE]
+    steps = [("translating the accelerator to C++", verilate), ("compiling the simulator", make)]
+    return _library(steps, _HARNESS, {f"{TOP}.v": verilog}, progress)
+
+
+def build_dram(progress: Progress | None = None) -> Path:
+    """Shared library of the DRAM timing model; see :mod:`sim.dram`.
+
+    Raises:
+        SetupError: as of :func:`build`.
+    """
+    compile = ["g++", "-O2", *_COMPILE.split(), "-shared", "-o", "library.so", str(_FOLDER / "dram.cpp")]
+    return _library([("compiling the DRAM model", compile)], _DRAM, {}, progress)
+
+
+def _library(
+    steps: Sequence[tuple[str, list[str]]], sources: Sequence[str], texts: dict[str, str], progress: Progress | None
+) -> Path:
+    """Run ``steps`` in a folder with ``texts`` and keep the ``library.so`` they make."""
+    environment = verilator.environment()
+    digest = hashlib.sha256(metadata.version("verilator").encode())
+    for _, command in steps:
+        digest.update("\0".join(command).encode())
+    for content in (*((_FOLDER / name).read_bytes() for name in sources), *(text.encode() for text in texts.values())):
+        digest.update(hashlib.sha256(content).digest())
+    root = cache_root()
+    name = digest.hexdigest()[:20]
+    library = root / f"{name}.so"
+    if library.exists():
+        return library
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _lock(root / f"{name}.lock"):
+            if not library.exists():
+                _compile(steps, texts, root / f"{name}.partial", library, environment, progress)
+    except OSError as error:
+        raise SetupError(
+            f"{root}: expected room and permission to build the simulator, got: {error.strerror}; "
+            "free space or set MOE_HW_CACHE to another folder"
+        ) from None
+    return library
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold ``path`` against other processes. The system releases it when this one dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(
+    steps: Sequence[tuple[str, list[str]]], texts: dict[str, str], folder: Path, library: Path,
+    environment: dict[str, str], progress: Progress | None,
+) -> None:  # fmt: skip
+    log = library.with_suffix(".log")
+    shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed
+    folder.mkdir()
+    try:
+        for name, text in texts.items():
+            (folder / name).write_text(text)
+        with log.open("w") as output:
+            for title, command in steps:
+                if progress is not None:
+                    progress(title)
+                if _run(command, folder, output.fileno(), environment) != 0:
+                    raise SetupError(f"{title} failed: {_first_error(log)}; the log is {log}")
+        os.replace(folder / "library.so", library)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(command: list[str], folder: Path, output: int, environment: dict[str, str]) -> int:
+    """Exit code of ``command``. It has its own process group, so that Ctrl-C ends its children too."""
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        return process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+
+
+def _first_error(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no output")

@@ -1,0 +1,129 @@
+#include "dram.h"
+
+#include <algorithm>
+
+namespace {
+
+// Channels take turns every so many bytes: less than an AXI burst, so that one burst uses several channels.
+constexpr uint64_t INTERLEAVE = 256;
+
+constexpr Time LONG_AGO = -(Time(1) << 60);
+
+}  // namespace
+
+Dram::Dram(const DramParameters& parameters) : p_(parameters), channels_(parameters.channels) {
+    reset(0);
+}
+
+void Dram::reset(uint64_t cycle) {
+    const Time now = Time(cycle) * p_.cycle;
+    for (Channel& channel : channels_) {
+        channel = Channel();
+        channel.banks.assign(p_.banks, Bank{-1, LONG_AGO, now - p_.tRP});
+        channel.activates.fill(LONG_AGO);
+        channel.bus_free = channel.blocked = now;
+        channel.refresh_due = now + p_.tREFI;
+    }
+}
+
+Dram::Plan Dram::plan(const Channel& channel, const Bank& bank, int64_t row, bool write, Time now) const {
+    Plan plan{LONG_AGO, 0, 0};
+    Time row_open = bank.activated + p_.tRCD;
+    if (bank.row != row) {
+        const Time precharge = bank.row < 0 ? bank.precharge : std::max(now, bank.precharge);
+        const Time newest = channel.activates[(channel.oldest + 3) % 4];
+        plan.activate = std::max({now, channel.blocked, precharge + p_.tRP, bank.activated + p_.tRC,
+                                  newest + p_.tRRD, channel.activates[channel.oldest] + p_.tFAW});
+        row_open = plan.activate + p_.tRCD;
+    }
+    const Time latency = write ? p_.CWL : p_.CL;
+    Time command = std::max(now, row_open);
+    if (!write && channel.wrote) command = std::max(command, channel.bus_free + p_.tWTR);
+    const Time turnaround = write && !channel.wrote ? p_.tRTW : 0;
+    plan.data = std::max(command + latency, channel.bus_free + turnaround);
+    plan.command = plan.data - latency;
+    return plan;
+}
+
+// All banks are precharged, then the channel rests for tRFC.
+void Dram::refresh(Channel& channel) {
+    Time start = std::max(channel.refresh_due, channel.blocked);
+    for (const Bank& bank : channel.banks) {
+        const Time precharge = bank.row < 0 ? bank.precharge : std::max(bank.precharge, channel.refresh_due);
+        start = std::max(start, precharge + p_.tRP);
+    }
+    for (Bank& bank : channel.banks) {
+        bank.row = -1;
+        bank.precharge = start - p_.tRP;
+    }
+    channel.blocked = start + p_.tRFC;
+    channel.refresh_due += p_.tREFI;
+}
+
+// One DRAM burst. Returns when its first byte is on the pins.
+Time Dram::transfer(uint64_t address, bool write, Time now) {
+    const uint64_t piece = address / INTERLEAVE;
+    Channel& channel = channels_[piece % channels_.size()];
+    const uint64_t local = piece / channels_.size() * INTERLEAVE + address % INTERLEAVE;
+    const uint64_t page = local / p_.row_bytes;
+    Bank& bank = channel.banks[page % p_.banks];
+    const int64_t row = page / p_.banks;
+
+    Plan next = plan(channel, bank, row, write, now);
+    while (next.command >= channel.refresh_due) {
+        refresh(channel);
+        next = plan(channel, bank, row, write, now);
+    }
+    if (bank.row != row) {
+        bank.row = row;
+        bank.activated = next.activate;
+        bank.precharge = next.activate + p_.tRAS;
+        channel.activates[channel.oldest] = next.activate;
+        channel.oldest = (channel.oldest + 1) % 4;
+    }
+    channel.bus_free = next.data + p_.burst;
+    channel.wrote = write;
+    bank.precharge = std::max(bank.precharge, write ? channel.bus_free + p_.tWR : next.command + p_.burst);
+    return next.data;
+}
+
+void Dram::read(uint64_t address, uint32_t words, uint32_t word_bytes, uint64_t now, uint64_t* arrival) {
+    const uint64_t bytes = p_.burst_bytes;
+    const Time asked = Time(now) * p_.cycle;
+    uint64_t burst = address - address % bytes;  // the DRAM burst after the last one that was read
+    Time start = 0;
+    Time latest = 0;
+    for (uint32_t word = 0; word < words; ++word) {
+        const uint64_t end = address + uint64_t(word + 1) * word_bytes;
+        while (burst < end) {
+            start = transfer(burst, false, asked);
+            burst += bytes;
+            if (burst < end) latest = std::max(latest, start + p_.burst);
+        }
+        const Time part = p_.burst * Time(end - (burst - bytes)) / Time(bytes);
+        latest = std::max(latest, start + part);  // channels may overtake each other, words may not
+        arrival[word] = to_cycle(latest + p_.controller);
+    }
+}
+
+uint64_t Dram::write(uint64_t address, uint64_t bytes, uint64_t now) {
+    const Time asked = Time(now) * p_.cycle;
+    Time latest = 0;
+    for (uint64_t burst = address - address % p_.burst_bytes; burst < address + bytes; burst += p_.burst_bytes) {
+        latest = std::max(latest, transfer(burst, true, asked) + p_.burst);
+    }
+    return to_cycle(latest + p_.controller);
+}
+
+// For ctypes: sim/dram.py.
+extern "C" {
+Dram* dram_create(const DramParameters* parameters) { return new Dram(*parameters); }
+void dram_destroy(Dram* dram) { delete dram; }
+void dram_reset(Dram* dram, uint64_t cycle) { dram->reset(cycle); }
+void dram_read(Dram* dram, uint64_t address, uint32_t words, uint32_t word_bytes, uint64_t now, uint64_t* arrival) {
+    dram->read(address, words, word_bytes, now, arrival);
+}
+uint64_t dram_write(Dram* dram, uint64_t address, uint64_t bytes, uint64_t now) {
+    return dram->write(address, bytes, now);
+}
+}

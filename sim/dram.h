@@ -1,0 +1,70 @@
+// Timing of a DRAM: when the data of an access is there. It holds no data.
+//
+// Each channel has banks with one open row, an open-page policy and a data bus. Accesses are served in the order in
+// which they come; what an access needs is put on the timeline at once, so a bank is precharged and activated while
+// the data of earlier accesses still moves. Address map of a channel: row, bank, column, from the top, so the next
+// row of a sequential stream lies in another bank.
+//
+// Not modelled: bank groups (tCCD_L), the command bus, reordering by the controller.
+
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+// Femtoseconds, so that clocks of any ratio meet without drift: 2^63 fs are 2.5 hours of the board's time.
+using Time = int64_t;
+
+// Mirrored by sim/dram.py, field by field.
+struct DramParameters {
+    Time cycle;  // of the fabric clock
+    Time burst;  // one DRAM burst on the data pins
+    Time controller;
+    Time CL, CWL, tRCD, tRP, tRAS, tRC, tRRD, tFAW, tRFC, tREFI, tWR, tWTR, tRTW;
+    int64_t burst_bytes, row_bytes, banks, channels;
+};
+
+class Dram {
+public:
+    explicit Dram(const DramParameters& parameters);
+
+    // Closes all rows and forgets what is in flight. `cycle` is the fabric cycle from which refreshes count.
+    void reset(uint64_t cycle);
+
+    // Reads `words` bus words of `word_bytes`, asked for in fabric cycle `now`;
+    // `arrival[i]` becomes the first cycle in which word i is at the fabric.
+    void read(uint64_t address, uint32_t words, uint32_t word_bytes, uint64_t now, uint64_t* arrival);
+
+    // Writes `bytes` that are at the controller in cycle `now`. Returns the cycle in which all are in the memory.
+    uint64_t write(uint64_t address, uint64_t bytes, uint64_t now);
+
+private:
+    struct Bank {
+        int64_t row = -1;     // -1: closed
+        Time activated = 0;   // last activate
+        Time precharge = 0;   // earliest next precharge; while closed: when the last one was due
+    };
+    struct Channel {
+        std::vector<Bank> banks;
+        std::array<Time, 4> activates;  // the last four, for tRRD and tFAW
+        unsigned oldest = 0;
+        Time bus_free = 0;
+        bool wrote = false;             // direction of the last transfer
+        Time blocked = 0;               // no activate before this: refresh
+        Time refresh_due = 0;
+    };
+    struct Plan {
+        Time activate;  // of a new row
+        Time data;      // first transfer on the pins
+        Time command;   // read or write command
+    };
+
+    Time transfer(uint64_t address, bool write, Time now);
+    Plan plan(const Channel& channel, const Bank& bank, int64_t row, bool write, Time now) const;
+    void refresh(Channel& channel);
+    uint64_t to_cycle(Time time) const { return (time + p_.cycle - 1) / p_.cycle; }
+
+    DramParameters p_;
+    std::vector<Channel> channels_;
+};

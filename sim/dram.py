@@ -1,0 +1,115 @@
+"""The DRAM timing model alone: its parameters from a board, and the yardstick of a perfect reader."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boards import Board
+from sim import build
+
+_FEMTOSECONDS = 10**15
+_TIMINGS = ("CL", "CWL", "tRCD", "tRP", "tRAS", "tRC", "tRRD", "tFAW", "tRFC", "tREFI", "tWR", "tWTR", "tRTW")
+_GEOMETRY = ("burst_bytes", "row_bytes", "banks", "channels")
+
+
+class Parameters(ctypes.Structure):
+    """``DramParameters`` of ``dram.h``: times in femtoseconds, sizes in bytes."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("cycle", "burst", "controller", *_TIMINGS, *_GEOMETRY)]
+
+
+def parameters(board: Board) -> Parameters:
+    """The model's parameters for a board; timings are rounded up to whole memory clocks, as a controller has to."""
+    memory = board.memory
+    transfer = _FEMTOSECONDS / (memory.mt_per_s * 1e6)
+    clock = transfer if memory.type == "sdr" else 2 * transfer
+
+    def clocks(nanoseconds: float) -> int:
+        # Data sheets round to 0.01 ns: 14.16 ns are 17 clocks of 0.8333 ns.
+        return round(math.ceil(nanoseconds * 1e6 / clock - 0.01) * clock)
+
+    times = {name: clocks(getattr(memory.timing, name)) for name in _TIMINGS if name != "tREFI"}
+    return Parameters(
+        cycle=round(_FEMTOSECONDS / (board.clock_mhz * 1e6)),
+        burst=round(transfer * memory.burst_length),
+        controller=round(memory.controller_ns * 1e6),
+        tREFI=round(memory.timing.tREFI * 1e6),
+        **times,
+        **{name: getattr(memory, name) for name in _GEOMETRY},
+    )
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(build.build_dram()))
+    pointer, u32, u64 = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
+    signatures = {
+        "dram_create": (pointer, [ctypes.POINTER(Parameters)]),
+        "dram_destroy": (None, [pointer]),
+        "dram_reset": (None, [pointer, u64]),
+        "dram_read": (None, [pointer, u64, u32, u32, u64, pointer]),
+        "dram_write": (u64, [pointer, u64, u64, u64]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+class Dram:
+    """The timing model on its own, without data. Accesses are served in the order of the calls.
+
+    Parameters:
+        parameters: of the memory and of the fabric clock.
+
+    Raises:
+        SetupError: the model cannot be compiled.
+    """
+
+    def __init__(self, parameters: Parameters):
+        self._library = _library()
+        self._handle: int | None = self._library.dram_create(ctypes.byref(parameters))
+
+    def read(self, address: int, words: int, word_bytes: int, now: int) -> NDArray[np.uint64]:
+        """Fabric cycles in which each of ``words`` bus words arrives that are asked for in cycle ``now``."""
+        arrival = np.empty(words, np.uint64)
+        self._library.dram_read(self._handle, address, words, word_bytes, now, arrival.ctypes.data)
+        return arrival
+
+    def write(self, address: int, size: int, now: int) -> int:
+        """Fabric cycle in which ``size`` bytes are in memory that the controller got in cycle ``now``."""
+        return int(self._library.dram_write(self._handle, address, size, now))
+
+    def reset(self, cycle: int = 0) -> None:
+        """Close all rows; refreshes count from ``cycle``."""
+        self._library.dram_reset(self._handle, cycle)
+
+    def close(self) -> None:
+        """Free the model. Closing twice is fine."""
+        if self._handle is not None:
+            self._library.dram_destroy(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Dram:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def ideal_reader(board: Board, size: int) -> int:
+    """Fabric cycles that the memory needs for ``size`` sequential bytes, all asked for at once.
+
+    This is the memory's own limit, refresh and first latency included; the width of the accelerator's bus is not.
+    """
+    burst = board.memory.burst_bytes
+    with Dram(parameters(board)) as dram:
+        return int(dram.read(0, -(-size // burst), burst, 0)[-1])

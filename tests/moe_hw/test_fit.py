@@ -1,0 +1,66 @@
+"""Budgets of the boards."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from boards import Board, list_boards, load_board
+from moe_hw.arch import Arch
+from moe_hw.errors import UsageError
+from moe_hw.fit import arch_of, check, estimate
+
+
+def with_accelerator(**sizes: int) -> Board:
+    return dataclasses.replace(load_board("ulx3s-85f"), accelerator=sizes)
+
+
+@pytest.mark.parametrize("name", list_boards())
+def test_boards_fit_their_own_accelerator(name: str) -> None:
+    board = load_board(name)
+    check(board, arch_of(board))
+
+
+def test_the_default_board_has_the_default_sizes() -> None:
+    assert arch_of(load_board("ulx3s-85f")) == Arch() == arch_of(with_accelerator())
+
+
+def test_wrong_sizes_are_named() -> None:
+    with pytest.raises(UsageError, match=r"^ulx3s-85f: accelerator.rows: expected one of columns, .*, got this key$"):
+        arch_of(with_accelerator(rows=32))
+    with pytest.raises(
+        UsageError, match=r"^ulx3s-85f: accelerator.columns: expected a power of two from 4 to 32, got 9"
+    ):
+        arch_of(with_accelerator(columns=9))
+
+
+@pytest.mark.parametrize("columns", [4, 8, 16, 32])
+def test_estimate(columns: int) -> None:
+    arch = Arch(columns=columns)
+    needs = estimate(load_board("kv260"), arch)
+    assert needs["array_dsps"] == 16 * columns <= needs["dsps"]
+    assert needs["expert_buffer_bits"] == 2048 * 32 * columns
+    assert needs["memory_bits"] == sum(
+        needs[name] for name in needs if name.endswith("_bits") and name != "memory_bits"
+    )
+
+
+@pytest.mark.parametrize(
+    "sizes, message",
+    [
+        ({"columns": 16}, "expected at most 156 multipliers, the accelerator needs 264; choose fewer columns"),
+        ({"expert_beats": 1 << 14}, "expected at most 3744 kbit of block RAM, the accelerator needs"),
+        ({"addr_bits": 24}, "accelerator.addr_bits: expected at least 25 for 32 MiB, got 24"),
+    ],
+)
+def test_what_does_not_fit_is_named(sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(UsageError, match=f"^ulx3s-85f: {message}"):
+        check(load_board("ulx3s-85f"), Arch(**sizes))
+
+
+def test_luts_have_a_budget() -> None:
+    board = load_board("ulx3s-85f")
+    small = dataclasses.replace(board, fpga=dataclasses.replace(board.fpga, luts=20000))
+    with pytest.raises(UsageError, match="expected at most 20000 LUTs, the accelerator needs 23472"):
+        check(small, Arch())

@@ -1,0 +1,93 @@
+"""A proof that the chain keeps the largest keys in order, for every sequence of a bounded length."""
+
+from __future__ import annotations
+
+import pytest
+from amaranth.hdl import Assert, Assume, Module, Mux, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In
+
+from rtl_gen.topk import TopK
+from sim.formal import prove
+
+KEY_BITS = 2
+INDEX_BITS = 3
+
+
+class TopKSpecification(wiring.Component):
+    """Watches one entry, any of them: as many entries come out before it as beat it.
+
+    Keys are inserted with ascending indices, then the chain is read from its front.
+
+    Parameters:
+        size: of the chain.
+        later_first: claim the wrong order of equal keys.
+    """
+
+    def __init__(self, size: int, later_first: bool = False):
+        self.size = size
+        self.later_first = later_first
+        super().__init__(
+            {
+                "clear": In(1),
+                "insert": In(1),
+                "key": In(signed(KEY_BITS)),
+                "pop": In(1),
+                "watched": In(INDEX_BITS),
+                "watched_key": In(signed(KEY_BITS)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.topk = topk = TopK(self.size, KEY_BITS, INDEX_BITS)
+        index = Signal(INDEX_BITS)
+        popped = Signal(range(self.size + 1))
+        m.d.comb += [
+            topk.clear.eq(self.clear),
+            topk.valid.eq(self.insert),
+            topk.entry.key.eq(self.key),
+            topk.entry.index.eq(index),
+            topk.pop.eq(self.pop),
+            Assume(~(self.insert & (self.pop | (popped != 0)))),
+            Assume(~(self.insert & (index == (1 << INDEX_BITS) - 1))),
+            Assume(~(self.pop & (popped == self.size))),
+        ]
+
+        started = Signal()
+        watched = Signal(INDEX_BITS)
+        watched_key = Signal(signed(KEY_BITS))
+        m.d.sync += [started.eq(1), watched.eq(self.watched), watched_key.eq(self.watched_key)]
+        with m.If(started):
+            m.d.comb += Assume((watched == self.watched) & (watched_key == self.watched_key))
+
+        seen = Signal()
+        beaten_by = Signal(INDEX_BITS + 1)
+        is_watched = index == self.watched
+        ties_beat = (index > self.watched) if self.later_first else (index < self.watched)
+        beats = Mux(ties_beat, self.key >= self.watched_key, self.key > self.watched_key)
+        with m.If(self.insert):
+            m.d.comb += Assume(~is_watched | (self.key == self.watched_key))
+            m.d.sync += [
+                index.eq(index + 1),
+                seen.eq(seen | is_watched),
+                beaten_by.eq(beaten_by + (beats & ~is_watched)),
+            ]
+        with m.If(self.pop):
+            m.d.sync += popped.eq(popped + 1)
+        with m.If(self.clear):
+            m.d.sync += [index.eq(0), popped.eq(0), seen.eq(0), beaten_by.eq(0)]
+
+        with m.If(seen & (beaten_by == popped) & (popped < self.size)):
+            m.d.comb += Assert((topk.front.index == self.watched) & (topk.front.key == self.watched_key))
+        return m
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_entries_come_out_in_order(size):
+    prove(TopKSpecification(size), depth=8)
+
+
+def test_the_proof_can_fail():
+    with pytest.raises(AssertionError, match="Assert failed"):
+        prove(TopKSpecification(3, later_first=True), depth=6)

@@ -1,0 +1,156 @@
+"""SwiGLU of the array's gate and up accumulators, against numerics.md section 5."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import cocotb
+import pytest
+from cocotb.triggers import ClockCycles, RisingEdge
+from cocotb.utils import get_sim_time
+
+from moe_hw.arch import Arch
+from rtl_gen.post import LATENCY, Post
+from rtl_gen.types import Kind, hidden_value_layout, layer_layout, result_layout
+from sim.bench.runner import parameter, run_bench
+from sim.bench.streams import PATTERNS, pack, receive, reset, send, start
+from tests.rtl_gen.reference import swiglu
+
+MOST_NEGATIVE = -(1 << 47)
+
+
+@pytest.mark.parametrize("columns", [4, 8, 32])
+def test_post(columns: int) -> None:
+    run_bench(Post(Arch(columns=columns, max_tokens=8)), __name__, columns=columns)
+
+
+def bench_arch() -> Arch:
+    return Arch(columns=int(parameter("columns")), max_tokens=8)
+
+
+def random_layer() -> dict[str, int]:
+    # Accumulators have up to 47 bits: exponents around -40 put the gates around the sigmoid's range.
+    names = ("gate_exponent", "up_exponent", "shared_gate_exponent", "shared_up_exponent")
+    return {name: random.randint(-60, -20) for name in names}
+
+
+def random_acc() -> int:
+    return random.choice(
+        [
+            0,
+            MOST_NEGATIVE,
+            (1 << 47) - 1,
+            random.choice([-1, 1]) << random.randrange(47),
+            random.randint(MOST_NEGATIVE, -MOST_NEGATIVE - 1) >> random.randrange(47),
+            random.randint(MOST_NEGATIVE, -MOST_NEGATIVE - 1) >> random.randrange(20),
+        ]
+    )
+
+
+def random_result(arch: Arch, **given: Any) -> dict[str, Any]:
+    return {
+        "kind": Kind.UP,
+        "shared": random.randrange(2),
+        "parity": random.randrange(2),
+        "last": random.randrange(2),
+        "slot": random.randrange(arch.max_tokens),
+        "token": random.randrange(arch.max_tokens),
+        "group": random.randrange(1 << 11),
+        "base_exponent": random.randint(-30, 30),
+        "token_exponent": random.randint(-30, 30),
+        "acc": [random_acc() for _ in range(arch.columns)],
+        **given,
+    }
+
+
+def expected(arch: Arch, layer: dict[str, int], results: list[dict[str, Any]]) -> list[dict[str, int]]:
+    values = []
+    for word in results:
+        prefix = "shared_" if word["shared"] else ""
+        for pair in range(arch.columns // 2):
+            sign, mantissa, exponent = swiglu(
+                word["acc"][2 * pair],
+                word["acc"][2 * pair + 1],
+                word["base_exponent"] + layer[f"{prefix}gate_exponent"],
+                word["base_exponent"] + layer[f"{prefix}up_exponent"],
+            )
+            values.append(
+                {
+                    "slot": word["slot"],
+                    "neuron": word["group"] * arch.columns // 2 + pair,
+                    "sign": sign,
+                    "mantissa": mantissa,
+                    "exponent": exponent,
+                    "last": int(word["last"] and pair == arch.columns // 2 - 1),
+                }
+            )
+    return values
+
+
+async def check(dut: Any, layer: dict[str, int], results: list[dict[str, Any]], idle: str, pressure: str) -> None:
+    arch = bench_arch()
+    dut.layer.value = pack(layer_layout(), layer)
+    values = expected(arch, layer, results)
+    cocotb.start_soon(send(dut, "results", result_layout(arch), results, PATTERNS[idle]))
+    out = await receive(dut, "values", hidden_value_layout(arch), len(values), PATTERNS[pressure])
+    for number, (got, want) in enumerate(zip(out, values, strict=True)):
+        assert got == want, f"value {number}"
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+@cocotb.parametrize(idle=list(PATTERNS), pressure=list(PATTERNS))
+async def random_results(dut: Any, idle: str, pressure: str) -> None:
+    await start(dut)
+    for _ in range(3):
+        await check(dut, random_layer(), [random_result(bench_arch()) for _ in range(40)], idle, pressure)
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def sigmoid_everywhere(dut: Any) -> None:
+    """Gates of both signs in all pieces of the table and beyond its end; ups of one."""
+    await start(dut)
+    arch = bench_arch()
+    layer = {"gate_exponent": -14, "up_exponent": -14}
+    gates = [sign * (piece << 9 | random.randrange(512)) for piece in range(520) for sign in (-1, 1)]
+    gates += [0] * (-len(gates) % (arch.columns // 2))
+    results = []
+    for first in range(0, len(gates), arch.columns // 2):
+        acc = [value for gate in gates[first : first + arch.columns // 2] for value in (gate, 1 << 14)]
+        results.append(random_result(arch, shared=0, base_exponent=0, acc=acc))
+    await check(dut, layer, results, "always", "always")
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def far_exponents(dut: Any) -> None:
+    """Gates far above and far below the table's range."""
+    await start(dut)
+    for exponent in (-400, -120, -61, 0, 100, 300):
+        layer = {"gate_exponent": exponent, "up_exponent": -exponent}
+        await check(dut, layer, [random_result(bench_arch(), shared=0) for _ in range(5)], "always", "always")
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def one_value_a_cycle(dut: Any) -> None:
+    await start(dut)
+    results = [random_result(bench_arch()) for _ in range(20)]
+    await RisingEdge(dut.clk)
+    begin = get_sim_time("ns")
+    await check(dut, random_layer(), results, "always", "always")
+    assert (get_sim_time("ns") - begin) / 10 == LATENCY + 20 * bench_arch().columns // 2
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def reset_in_flight(dut: Any) -> None:
+    await start(dut)
+    for _ in range(5):
+        results = [random_result(bench_arch()) for _ in range(20)]
+        layer = random_layer()
+        dut.layer.value = pack(layer_layout(), layer)
+        dut.values__ready.value = random.randrange(2)
+        sender = cocotb.start_soon(send(dut, "results", result_layout(bench_arch()), results))
+        await ClockCycles(dut.clk, random.randint(2, 40))
+        sender.cancel()
+        dut.results__valid.value = 0
+        await reset(dut)
+        await check(dut, layer, results, "always", "sometimes")

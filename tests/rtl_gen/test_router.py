@@ -1,0 +1,223 @@
+"""Choices and weights of random logits against the router's twin."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import cocotb
+import numpy as np
+import pytest
+from cocotb.triggers import ClockCycles, ReadOnly
+
+from moe_hw.arch import ACC_BITS, Arch
+from moe_hw.twins import router as twin
+from rtl_gen.router import Router
+from rtl_gen.types import Kind, layer_layout, result_layout, route_layout
+from sim.bench.runner import parameter, run_bench
+from sim.bench.streams import PATTERNS, pack, receive, reset, send, start
+
+LARGEST = (1 << ACC_BITS - 1) - 1
+
+ARCHES = {
+    "small": Arch(columns=4, max_tokens=4, max_experts=16, max_top_k=4, logit_words=32),
+    "one_token": Arch(columns=4, max_tokens=1, max_experts=2, max_top_k=1, logit_words=2),
+    "default": Arch(),
+    "wide": Arch(columns=32, max_tokens=64, max_experts=512, max_top_k=16, logit_words=1 << 11),
+}
+
+
+@pytest.mark.parametrize("arch", list(ARCHES))
+def test_router(arch: str) -> None:
+    run_bench(Router(ARCHES[arch]), __name__, arch=arch)
+
+
+def bench_arch() -> Arch:
+    return ARCHES[parameter("arch")]
+
+
+def groups_of(arch: Arch, layer: dict[str, int]) -> int:
+    return -(-(layer["experts"] + layer["shared_gate"]) // arch.columns)
+
+
+def random_layer(arch: Arch, **given: int) -> dict[str, int]:
+    experts = given.get("experts", random.choice([2, arch.max_experts, random.randint(2, arch.max_experts)]))
+    most = min(arch.max_top_k, experts)
+    shared = random.randrange(3)
+    layer = {
+        "experts": experts,
+        "top_k": random.choice([1, most, random.randint(1, most)]),
+        "normalise": random.randrange(2),
+        "shared_blocks": random.randint(1, 1023) if shared else 0,
+        "shared_gate": int(shared == 2),
+        "router_exponent": random.randint(-60, -20),
+        **given,
+    }
+    room = arch.logit_words // groups_of(arch, layer)
+    most_tokens = min(arch.max_tokens, room, 6)
+    if room == 0:
+        return random_layer(arch, **given)
+    return {"tokens": random.choice([1, most_tokens, random.randint(1, most_tokens)]), **layer}
+
+
+def random_logits(arch: Arch, layer: dict[str, int]) -> np.ndarray:
+    """[tokens, groups * columns] accumulators; the padding behind the rows is larger than any logit."""
+    width = random.choice([1, 3, 20, 36, 44, 48])
+    words = layer["tokens"], groups_of(arch, layer) * arch.columns
+    logits = [random.getrandbits(ACC_BITS) - LARGEST >> ACC_BITS - width for _ in range(words[0] * words[1])]
+    logits = np.array(logits, np.int64).reshape(words)
+    logits[:, layer["experts"] + layer["shared_gate"]:] = LARGEST
+    return logits
+
+
+def results_of(arch: Arch, logits: np.ndarray, bases: list[int]) -> list[dict[str, Any]]:
+    groups = logits.shape[1] // arch.columns
+    return [
+        {
+            "kind": Kind.ROUTER,
+            "slot": token,
+            "group": group,
+            "base_exponent": base,
+            "last": int(token == len(logits) - 1 and group == groups - 1),
+            "acc": [int(value) for value in logits[token, group * arch.columns : (group + 1) * arch.columns]],
+        }
+        for group in range(groups)
+        for token, base in enumerate(bases)
+    ]
+
+
+def expected(layer: dict[str, int], logits: np.ndarray, bases: list[int]) -> list[dict[str, Any]]:
+    shared = ("gate" if layer["shared_gate"] else "one") if layer["shared_blocks"] else None
+    exponents = np.array(bases) + layer["router_exponent"]
+    routes = twin.route(logits, exponents, layer["top_k"], bool(layer["normalise"]), layer["experts"], shared)
+    out = []
+    for token in range(layer["tokens"]):
+        columns = [routes.experts, routes.mantissas, routes.exponents]
+        entries = list(zip(*(column[token].tolist() for column in columns), strict=True))
+        if routes.shared is not None:
+            entries.append((layer["experts"], *(int(column[token]) for column in routes.shared)))
+        for expert, mantissa, exponent in entries:
+            weight = {"mantissa": mantissa, "exponent": exponent}
+            out.append({"token": token, "expert": expert, "weight": weight, "last": 0})
+    out[-1]["last"] = 1
+    return out
+
+
+async def check(
+    dut: Any,
+    layer: dict[str, int],
+    logits: np.ndarray,
+    bases: list[int],
+    idle: str = "always",
+    pressure: str = "always",
+) -> None:
+    arch = bench_arch()
+    dut.layer.value = pack(layer_layout(), layer)
+    await ClockCycles(dut.clk, 2)
+    routes = expected(layer, logits, bases)
+    cocotb.start_soon(send(dut, "results", result_layout(arch), results_of(arch, logits, bases), PATTERNS[idle]))
+    out = await receive(dut, "routes", route_layout(arch), len(routes), PATTERNS[pressure])
+    for number, (got, want) in enumerate(zip(out, routes, strict=True)):
+        assert got == want, f"route {number} of {layer}"
+
+
+async def check_random(dut: Any, idle: str = "always", pressure: str = "always", **given: int) -> None:
+    layer = random_layer(bench_arch(), **given)
+    bases = [random.randint(-40, 40) for _ in range(layer["tokens"])]
+    await check(dut, layer, random_logits(bench_arch(), layer), bases, idle, pressure)
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+@cocotb.parametrize(idle=list(PATTERNS), pressure=list(PATTERNS))
+async def random_batches(dut: Any, idle: str, pressure: str) -> None:
+    """Batches of different shapes follow each other without a reset."""
+    await start(dut)
+    for _ in range(6):
+        await check_random(dut, idle, pressure)
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+@cocotb.parametrize(normalise=[0, 1], gated=[0, 1])
+async def every_expert_is_chosen(dut: Any, normalise: int, gated: int) -> None:
+    await start(dut)
+    count = min(bench_arch().max_experts, bench_arch().max_top_k)
+    if count < 2:
+        return
+    for experts in (2, count):
+        shared = {"shared_gate": gated, "shared_blocks": gated}
+        await check_random(dut, experts=experts, top_k=experts, normalise=normalise, **shared)
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+@cocotb.parametrize(value=[0, 1, -1, LARGEST, -LARGEST])
+async def equal_logits(dut: Any, value: int) -> None:
+    """Every choice is a tie; the total of the most experts that the unit can have."""
+    await start(dut)
+    for normalise in (0, 1):
+        layer = random_layer(bench_arch(), experts=bench_arch().max_experts, shared_gate=0, normalise=normalise)
+        words = layer["tokens"], groups_of(bench_arch(), layer) * bench_arch().columns
+        await check(dut, layer, np.full(words, value), [0] * layer["tokens"])
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+@cocotb.parametrize(exponent=[-2048, -300, -69, -68, -67, -50, -20, -1, 0, 5, 6, 7, 100, 2047])
+async def far_exponents(dut: Any, exponent: int) -> None:
+    """Arguments that vanish, that saturate, and the steps between; gates at both ends of the sigmoid."""
+    await start(dut)
+    for base in (0, 1, -1, -1000 if exponent < 0 else 1000):
+        layer = random_layer(bench_arch(), router_exponent=exponent)
+        logits = random_logits(bench_arch(), layer)
+        logits[0, : layer["experts"]] = [random.choice([-LARGEST - 1, LARGEST]) for _ in range(layer["experts"])]
+        await check(dut, layer, logits, [base] * layer["tokens"])
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+async def every_piece_of_the_table(dut: Any) -> None:
+    """Two experts at distances over the whole range of the exponential."""
+    await start(dut)
+    for piece in range(200):
+        layer = random_layer(bench_arch(), experts=2, router_exponent=-20, normalise=1, shared_gate=0)
+        logits = np.zeros((layer["tokens"], groups_of(bench_arch(), layer) * bench_arch().columns), np.int64)
+        for token in range(layer["tokens"]):
+            logits[token, random.randrange(2)] = (piece << 26) // 190 + random.getrandbits(18)
+        await check(dut, layer, logits, [0] * layer["tokens"])
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+async def a_logit_a_cycle(dut: Any) -> None:
+    """The cycles that the docstring promises, with a margin of none."""
+    await start(dut)
+    arch = bench_arch()
+    for normalise, gated in ((0, 0), (1, 0), (1, 1)):
+        layer = random_layer(
+            arch, experts=arch.max_experts, normalise=normalise, shared_gate=gated, shared_blocks=gated
+        )
+        task = cocotb.start_soon(
+            check(dut, layer, random_logits(arch, layer), [0] * layer["tokens"])
+        )
+        busy = 0
+        while not task.done():
+            await ReadOnly()
+            busy += int(dut.busy.value)
+            await ClockCycles(dut.clk, 1)
+        await task
+        scans = layer["experts"] * (1 if normalise else 2)
+        bound = layer["tokens"] * (scans + 8 * layer["top_k"] + 60 + 50 * gated)
+        assert 0 < busy <= bound, f"{busy} cycles for {layer}, expected at most {bound}"
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+async def reset_in_flight(dut: Any) -> None:
+    await start(dut)
+    arch = bench_arch()
+    for _ in range(8):
+        layer = random_layer(arch)
+        results = results_of(arch, random_logits(arch, layer), [0] * layer["tokens"])
+        dut.layer.value = pack(layer_layout(), layer)
+        dut.routes__ready.value = random.randrange(2)
+        sender = cocotb.start_soon(send(dut, "results", result_layout(arch), results))
+        await ClockCycles(dut.clk, random.randint(2, 300))
+        sender.cancel()
+        dut.results__valid.value = 0
+        await reset(dut)
+        await check_random(dut)

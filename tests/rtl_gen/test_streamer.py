@@ -1,0 +1,165 @@
+"""The streamer: every beat reaches its bank in order, none is overwritten before the array has read it."""
+
+import random
+
+import cocotb
+import pytest
+from cocotb.triggers import ReadOnly, ReadWrite, RisingEdge
+
+from moe_hw.arch import PLANES_PER_PASS, SEGMENT_ALIGN, TILES_PER_SCALE_BEAT, Arch
+from rtl_gen.streamer import RELEASE_DELAY, Streamer
+from rtl_gen.types import segment_layout
+from sim.bench import streams
+from sim.bench.memory import serve_reads
+from sim.bench.runner import parameter, run_bench
+
+BASE = 3
+
+
+def sizes(columns: int, data_bits: int) -> Arch:
+    return Arch(columns=columns, data_bits=data_bits, expert_beats=64, burst_bytes=256)
+
+
+def lay_out(arch: Arch, shapes: list[tuple[int, int, int]]) -> tuple[bytes, list[dict], list[int], list[int]]:
+    """Memory with random segments of (groups, blocks, passes); the segments, plane beats and scale beats."""
+    memory = bytearray(random.randbytes(BASE * SEGMENT_ALIGN))
+    segments, planes, scales = [], [], []
+    for groups, blocks, passes in shapes:
+        memory += random.randbytes(-len(memory) % SEGMENT_ALIGN + random.randrange(4) * SEGMENT_ALIGN)
+        address = len(memory) // SEGMENT_ALIGN - BASE
+        segments.append({"address": address, "groups": groups, "blocks": blocks, "passes": passes})
+        tiles = groups * blocks
+        for first in range(0, tiles, TILES_PER_SCALE_BEAT):
+            count = min(TILES_PER_SCALE_BEAT, tiles - first) * passes * PLANES_PER_PASS
+            beats = [random.getrandbits(arch.beat_bits) for _ in range(count + 1)]
+            scales.append(beats[0])
+            planes.extend(beats[1:])
+            memory += b"".join(beat.to_bytes(arch.beat_bytes, "little") for beat in beats)
+    return bytes(memory) + bytes(arch.burst_bytes), segments, planes, scales
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+@cocotb.parametrize(idle=list(streams.PATTERNS), stall=list(streams.PATTERNS))
+async def segments_arrive(dut, idle, stall):
+    """Segments of all shapes, memory and array pausing at random."""
+    arch = sizes(int(parameter("columns")), int(parameter("data_bits")))
+    shapes = [(1, 1, 1), (1, 1, 4), (3, 1, 1), (2, 3, 2), (5, 7, 1), (1, 4, 1), (2, 2, 4)]
+    random.shuffle(shapes)
+    memory, segments, planes, scales = lay_out(arch, shapes)
+    dut.base.value, dut.clear.value, dut.beat_pop.value = BASE, 0, 0
+    await streams.start(dut)
+    cocotb.start_soon(serve_reads(dut, arch, memory, streams.PATTERNS[idle]))
+    cocotb.start_soon(streams.send(dut, "segments", segment_layout(arch), segments))
+    scale_task = cocotb.start_soon(
+        streams.receive(dut, "scales", arch.beat_bits, len(scales), streams.PATTERNS[stall])
+    )
+    await take_planes(dut, arch, planes, streams.PATTERNS[stall])
+    assert await scale_task == scales
+    assert int(dut.error.value) == 0
+
+
+async def take_planes(dut, arch: Arch, expected: list[int], pattern: streams.Pattern) -> None:
+    """Pops beats like the sequencer; checks what is written where, and that no beat is overwritten too early."""
+    bank: dict[int, int] = {}
+    popped_at: dict[int, int] = {}
+    written = popped = cycle = 0
+    active = pattern()
+    while popped < len(expected):
+        await ReadWrite()  # the array takes a beat in the cycle in which it is ready
+        pop = int(dut.beat_ready.value) and next(active)
+        dut.beat_pop.value = int(pop)
+        await ReadOnly()
+        if int(dut.plane_write.value):
+            address = int(dut.plane_address.value)
+            assert address == written % arch.expert_beats
+            if written >= arch.expert_beats:
+                assert written - popped <= arch.expert_beats, "a beat that waits was overwritten"
+                assert cycle - popped_at[written - arch.expert_beats] >= RELEASE_DELAY
+            bank[address] = int(dut.beat.value)
+            written += 1
+        if pop:
+            assert bank[popped % arch.expert_beats] == expected[popped], f"beat {popped}"
+            popped_at[popped] = cycle
+            popped += 1
+        await RisingEdge(dut.clk)
+        cycle += 1
+    dut.beat_pop.value = 0
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+@cocotb.parametrize(idle=list(streams.PATTERNS), stall=list(streams.PATTERNS))
+async def segments_arrive(dut, idle, stall):
+    """Segments of all shapes, memory and array pausing at random."""
+    arch = sizes(int(parameter("columns")), int(parameter("data_bits")))
+    shapes = [(1, 1, 1), (1, 1, 4), (3, 1, 1), (2, 3, 2), (5, 7, 1), (1, 4, 1), (2, 2, 4)]
+    random.shuffle(shapes)
+    memory, segments, planes, scales = lay_out(arch, shapes)
+    dut.base.value, dut.clear.value, dut.beat_pop.value = BASE, 0, 0
+    await streams.start(dut)
+    cocotb.start_soon(serve_reads(dut, arch, memory, streams.PATTERNS[idle]))
+    cocotb.start_soon(streams.send(dut, "segments", segment_layout(arch), segments))
+    scale_task = cocotb.start_soon(
+        streams.receive(dut, "scales", arch.beat_bits, len(scales), streams.PATTERNS[stall])
+    )
+    await take_planes(dut, arch, planes, streams.PATTERNS[stall])
+    assert await scale_task == scales
+    assert int(dut.error.value) == 0
+
+
+async def take_planes(dut, arch: Arch, expected: list[int], pattern: streams.Pattern) -> None:
+    """Pops beats like the sequencer; checks what is written where, and that no beat is overwritten too early."""
+    bank: dict[int, int] = {}
+    popped_at: dict[int, int] = {}
+    written = popped = cycle = 0
+    active = pattern()
+    while popped < len(expected):
+        await ReadWrite()  # the array takes a beat in the cycle in which it is ready
+        pop = int(dut.beat_ready.value) and next(active)
+        dut.beat_pop.value = int(pop)
+        await ReadOnly()
+        if int(dut.plane_write.value):
+            address = int(dut.plane_address.value)
+            assert address == written % arch.expert_beats
+            if written >= arch.expert_beats:
+                assert written - popped <= arch.expert_beats, "a beat that waits was overwritten"
+                assert cycle - popped_at[written - arch.expert_beats] >= RELEASE_DELAY
+            bank[address] = int(dut.beat.value)
+            written += 1
+        if pop:
+            assert bank[popped % arch.expert_beats] == expected[popped], f"beat {popped}"
+            popped_at[popped] = cycle
+            popped += 1
+        await RisingEdge(dut.clk)
+        cycle += 1
+    dut.beat_pop.value = 0
+
+
+def written_visible(dut) -> int:
+    """More than any count while ``beat_ready`` is up, else 0."""
+    return (1 << 30) * int(dut.beat_ready.value)
+
+
+@cocotb.test(timeout_time=2, timeout_unit="ms")
+async def a_memory_error_is_reported_and_does_not_stop_the_stream(dut):
+    arch = sizes(int(parameter("columns")), int(parameter("data_bits")))
+    memory, segments, planes, scales = lay_out(arch, [(2, 2, 1)])
+    bad = (BASE + segments[0]["address"]) * SEGMENT_ALIGN + arch.data_bits // 8
+    dut.base.value, dut.clear.value, dut.beat_pop.value = BASE, 0, 0
+    await streams.start(dut)
+    cocotb.start_soon(serve_reads(dut, arch, memory, errors={bad}))
+    cocotb.start_soon(streams.send(dut, "segments", segment_layout(arch), segments))
+    scale_task = cocotb.start_soon(streams.receive(dut, "scales", arch.beat_bits, len(scales)))
+    await take_planes(dut, arch, planes, streams.always)
+    assert await scale_task == scales
+    assert int(dut.error.value) == 1
+    dut.clear.value = 1
+    await RisingEdge(dut.clk)
+    dut.clear.value = 0
+    await RisingEdge(dut.clk)
+    await RisingEdge(dut.clk)
+    assert int(dut.error.value) == 0
+
+
+@pytest.mark.parametrize(("columns", "data_bits"), [(4, 32), (8, 256), (16, 512)])
+def test_streamer(columns: int, data_bits: int) -> None:
+    run_bench(Streamer(sizes(columns, data_bits)), __name__, columns=columns, data_bits=data_bits)
