@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import numpy as np
 import torch
 
 from host.memory import Allocator
+from host.ring import RING_BYTES, RING_COMMANDS, Ring
 from host.transport import Transport
 from host.transports import open_transport
-from moe_hw.arch import SEGMENT_ALIGN
-from moe_hw.errors import DeviceError, DeviceTimeout, InputError
+from moe_hw.errors import DeviceError, InputError
 from moe_hw.formats import Tokens, quantise_tokens
 from moe_hw.image import LayerImage, StoredLayer, aligned, input_record, read_output, read_routing
 from moe_hw.layer import MoELayer
 from moe_hw.limits import Footprint, check_layer
 from moe_hw.quantised import QuantisedLayer
-from moe_hw.registers import (
-    COMMAND,
-    COMMAND_MAGIC,
-    COMPLETION,
-    COUNTERS,
-    DEVICE_MAGIC,
-    LAYOUT_VERSION,
-    STATUS_TEXT,
-    Status,
-    Waiting,
-)
+from moe_hw.registers import COMPLETION, COUNTERS, DEVICE_MAGIC, LAYOUT_VERSION
 from moe_hw.report import Report
 from moe_hw.result import Result
-
-RING_COMMANDS = 8
-"""Commands of the ring, and batches that are submitted together."""
 
 PATIENCE = 20
 """A command may take this many times the cycles it should."""
@@ -43,8 +29,8 @@ GRACE_CYCLES = 200_000
 
 
 @dataclasses.dataclass(frozen=True)
-class _Batch:
-    """Where the records of one command of a window lie, byte addresses."""
+class _Records:
+    """Byte addresses of the records of one command."""
 
     input: int
     output: int
@@ -52,12 +38,13 @@ class _Batch:
     completion: int
     end: int
 
-
-def _place(footprint: Footprint, tokens: int, address: int) -> _Batch:
-    output = address + aligned(tokens * footprint.spec.hidden_blocks * 66)
-    routing = output + aligned(tokens * footprint.spec.hidden_blocks * 128)
-    completion = routing + aligned(tokens * footprint.routing_entries * 8)
-    return _Batch(address, output, routing, completion, completion + aligned(COMPLETION.size_bytes))
+    @classmethod
+    def at(cls, address: int, footprint: Footprint, tokens: int) -> _Records:
+        """The records of ``tokens`` tokens one after the other from ``address`` on."""
+        output = address + aligned(footprint.input_bytes(tokens))
+        routing = output + aligned(footprint.output_bytes(tokens))
+        completion = routing + aligned(footprint.routing_bytes(tokens))
+        return cls(address, output, routing, completion, completion + aligned(COMPLETION.size_bytes))
 
 
 class Handle:
@@ -127,10 +114,9 @@ class Device:
         self.arch = transport.arch
         self._check_identity()
         self.memory = Allocator(transport.memory_bytes)
-        self._ring = self.memory.alloc(RING_COMMANDS * COMMAND.size_bytes, "the command ring")
-        self._workspace = (self._ring, 0)
+        self._ring = Ring(transport, self.memory.alloc(RING_BYTES, "the command ring"))
+        self._workspace = (0, 0)
         self._handles: list[Handle] = []
-        self._restart()
 
     def __enter__(self) -> Device:
         return self
@@ -198,7 +184,9 @@ class Device:
             if found != expected:
                 raise DeviceError(f"expected the device's {what} to be {expected:#x}, got {found:#x}; {advice}")
 
-    def _image(self, layer: MoELayer | QuantisedLayer | StoredLayer, weight_format: str, name: str) -> LayerImage | StoredLayer:
+    def _image(
+        self, layer: MoELayer | QuantisedLayer | StoredLayer, weight_format: str, name: str
+    ) -> LayerImage | StoredLayer:
         if isinstance(layer, MoELayer):
             layer = QuantisedLayer(layer, weight_format)
         if isinstance(layer, QuantisedLayer):
@@ -213,18 +201,12 @@ class Device:
     def _reserve_workspace(self, handle: Handle) -> None:
         """Make room for the records of a full window of the layer's largest batches."""
         address, size = self._workspace
-        needed = RING_COMMANDS * _place(handle.footprint, handle.max_tokens, 0).end
+        needed = RING_COMMANDS * _Records.at(0, handle.footprint, handle.max_tokens).end
         if needed > size:
             larger = self.memory.alloc(needed, f"the inputs and outputs of {handle.name}")
             if size:
                 self.memory.free(address)
             self._workspace = (larger, needed)
-
-    def _restart(self) -> None:
-        self.transport.reset()
-        self.transport.csr_write("ring_base", self._ring // SEGMENT_ALIGN)
-        self.transport.csr_write("ring_mask", RING_COMMANDS - 1)
-        self._tail = self.transport.csr_read("head")
 
     def _run(self, handle: Handle, tokens: Tokens) -> Result:
         """Split ``tokens`` into batches, run them a window at a time, and join the results."""
@@ -242,56 +224,27 @@ class Device:
             report=report,
         )
 
-    def _run_window(self, handle: Handle, batches: Sequence[Tokens]) -> list[Result]:
-        places: list[_Batch] = []
+    def _run_window(self, handle: Handle, batches: list[Tokens]) -> list[Result]:
+        """Run at most a ring of batches together."""
+        submitted: list[tuple[int, int, _Records]] = []
         address = self._workspace[0]
-        first = self._tail
+        bound = 0
         for tokens in batches:
-            place = _place(handle.footprint, len(tokens), address)
-            address = place.end
-            places.append(place)
-            self._submit(handle, tokens, place)
-        self._wait(handle, [len(tokens) for tokens in batches])
-        sequence = range(first, first + len(batches))
-        return [
-            self._collect(handle, len(tokens), place, number & 0xFFFFFFFF)
-            for tokens, place, number in zip(batches, places, sequence, strict=True)
-        ]
-
-    def _submit(self, handle: Handle, tokens: Tokens, place: _Batch) -> None:
-        self.transport.write(place.input, input_record(tokens))
-        self.transport.write(place.completion, np.full(COMPLETION.size, 0xFFFFFFFF, np.uint32))
-        command = COMMAND.pack(
-            {
-                "magic": COMMAND_MAGIC,
-                "tokens": len(tokens),
-                "layer": handle.address // SEGMENT_ALIGN,
-                "input": place.input // SEGMENT_ALIGN,
-                "output": place.output // SEGMENT_ALIGN,
-                "routing": place.routing // SEGMENT_ALIGN,
-                "completion": place.completion // SEGMENT_ALIGN,
-            }
-        )
-        self.transport.write(self._ring + self._tail % RING_COMMANDS * COMMAND.size_bytes, command)
-        self._tail = (self._tail + 1) & 0xFFFFFFFF
-
-    def _wait(self, handle: Handle, batches: Sequence[int]) -> None:
-        bound = sum(GRACE_CYCLES + PATIENCE * self._expected_cycles(handle, tokens) for tokens in batches)
-        try:
-            self.transport.csr_write("tail", self._tail)
-            self.transport.wait(self._tail, bound)
-            head = self.transport.csr_read("head")
-            state = Waiting(self.transport.csr_read("state"))
-        except BaseException:
-            self._restart()
-            raise
-        if head != self._tail:
-            self._restart()
-            blocked = ", ".join(flag.name or "" for flag in Waiting if flag in state) or "nothing"
-            raise DeviceTimeout(
-                f"{handle.name}: expected {sum(batches)} tokens within {bound:,} cycles, got no completion; "
-                f"the device waits for: {blocked}; it was reset, check its memory and clock"
+            records = _Records.at(address, handle.footprint, len(tokens))
+            address = records.end
+            self.transport.write(records.input, input_record(tokens))
+            sequence = self._ring.submit(
+                len(tokens),
+                layer=handle.address,
+                input=records.input,
+                output=records.output,
+                routing=records.routing,
+                completion=records.completion,
             )
+            submitted.append((sequence, len(tokens), records))
+            bound += GRACE_CYCLES + PATIENCE * self._expected_cycles(handle, len(tokens))
+        self._ring.wait(bound, handle.name)
+        return [self._collect(handle, *command) for command in submitted]
 
     def _expected_cycles(self, handle: Handle, tokens: int) -> int:
         """Cycles of a batch in which nothing overlaps and every choice is another expert."""
@@ -301,26 +254,16 @@ class Device:
         rate = min(self.transport.memory_bytes_per_cycle, self.arch.data_bits / 8)
         return int(moved / rate) + footprint.array_cycles(tokens) + footprint.vector_cycles(tokens)
 
-    def _collect(self, handle: Handle, tokens: int, place: _Batch, sequence: int) -> Result:
-        completion = COMPLETION.unpack(self.transport.read(place.completion, COMPLETION.size_bytes).view(np.uint32))
-        if completion["sequence"] != sequence:
-            raise DeviceError(
-                f"{handle.name}: expected the completion record of command {sequence}, "
-                f"got {completion['sequence']}; the record was not written, check the device's memory"
-            )
-        if completion["status"] != Status.OK:
-            known = completion["status"] in STATUS_TEXT
-            reason = STATUS_TEXT[Status(completion["status"])] if known else "an unknown status"
-            raise DeviceError(f"{handle.name}: the device answered status {completion['status']}: {reason}")
-        footprint, spec = handle.footprint, handle.spec
-        output = self.transport.read(place.output, tokens * footprint.spec.hidden_blocks * 128)
-        routing = self.transport.read(place.routing, tokens * footprint.routing_entries * 8)
-        experts, weights = read_routing(routing, tokens, spec)
+    def _collect(self, handle: Handle, sequence: int, tokens: int, records: _Records) -> Result:
+        completion = self._ring.completion(records.completion, sequence, handle.name)
+        output = self.transport.read(records.output, handle.footprint.output_bytes(tokens))
+        routing = self.transport.read(records.routing, handle.footprint.routing_bytes(tokens))
+        experts, weights = read_routing(routing, tokens, handle.spec)
         return Result(
-            output=read_output(output, tokens, spec),
+            output=read_output(output, tokens, handle.spec),
             experts=experts,
             weights=weights,
-            report=self._report(handle, tokens, completion, frozenset(experts.unique().tolist())),
+            report=self._report(handle, tokens, completion, frozenset(experts.flatten().tolist())),
         )
 
     def _report(self, handle: Handle, tokens: int, completion: dict[str, int], experts: frozenset[int]) -> Report:

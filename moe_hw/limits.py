@@ -39,11 +39,6 @@ class Footprint:
         """Blocks of the token buffer that one token takes: both input halves and the widest hidden vector."""
         return 2 * self.spec.hidden_blocks + max(self.spec.inter_blocks, self.spec.shared_blocks)
 
-    @property
-    def routing_entries(self) -> int:
-        """Entries of one token in the routing record."""
-        return self.spec.router.top_k + (1 if self.spec.shared else 0)
-
     def _tiles(self, inter_blocks: int) -> int:
         """Tiles of an expert's two matrices."""
         gate_up = 2 * ROWS * inter_blocks // self.columns * self.spec.hidden_blocks
@@ -75,11 +70,22 @@ class Footprint:
         router = matrix_bytes(self.spec.router_rows, hidden, ROUTER.bits, self.columns)
         return LAYER.size_bytes + router + experts * expert(self.spec.inter_blocks) + expert(self.spec.shared_blocks)
 
+    def input_bytes(self, tokens: int) -> int:
+        """Bytes of an input record, without padding."""
+        return tokens * self.spec.hidden_blocks * (2 * ROWS + 2)
+
+    def output_bytes(self, tokens: int) -> int:
+        """Bytes of the outputs."""
+        return tokens * self.spec.hidden_blocks * ROWS * 4
+
+    def routing_bytes(self, tokens: int) -> int:
+        """Bytes of a routing record: an expert and a weight for each choice, and for the shared expert."""
+        return tokens * (self.spec.router.top_k + (self.spec.shared is not None)) * 8
+
     def token_bytes(self, tokens: int) -> int:
-        """Bytes of a command, its input, its results and its records."""
-        inputs = tokens * self.spec.hidden_blocks * (2 * ROWS + 2)
-        results = tokens * (4 * ROWS * self.spec.hidden_blocks + 8 * self.routing_entries)
-        return COMMAND.size_bytes + inputs + results + COMPLETION.size_bytes
+        """Bytes of a command, its input, its results and its completion record."""
+        records = self.input_bytes(tokens) + self.output_bytes(tokens) + self.routing_bytes(tokens)
+        return COMMAND.size_bytes + records + COMPLETION.size_bytes
 
     def max_tokens(self, arch: Arch) -> int:
         """Tokens of the largest command that ``arch`` takes; 0 if not even one fits."""

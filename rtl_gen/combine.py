@@ -15,8 +15,8 @@ from rtl_gen.types import SlotRead, layer_layout, result_layout, slot_bits
 WORD_MAX = (1 << ACC_BITS - 1) - 1
 """Largest combine word; sums saturate at it and at its negative."""
 
-LATENCY = 15
-"""Cycles from a result's last column to the sum in memory."""
+LATENCY = 14
+"""Cycles from a result to the pulse of ``job_done``, beyond one for each column."""
 
 LARGEST_FLOAT = 0x7F7FFFFF
 """Bits of the largest finite float32."""
@@ -39,7 +39,7 @@ class Combine(wiring.Component):
     slot : Out(SlotRead(arch))
         Looks up the routing weights.
     job_done : Out(1)
-        Pulse: all columns of a result with ``last`` are in memory.
+        Pulse, ``columns + LATENCY`` cycles after a result with ``last``: all sums are in memory.
     clear : In(1), clearing : Out(1)
         A pulse of ``clear`` zeroes the words of the batch, one a cycle, while ``clearing`` is 1.
     read : In(1), output : Out(stream of 32 bits)
@@ -125,11 +125,7 @@ class Combine(wiring.Component):
         mantissa, exponent = round16(p.aligned, p.length, p.exponent)
         p.stage(mantissa=mantissa, exponent=exponent, aligned=None, length=None)
         p.stage(product=p.mantissa * p.weight, right=p.right - p.exponent, mantissa=None, weight=None, exponent=None)
-        p.stage(
-            beyond=(p.right < 0) & p.product.any(),
-            amount=Mux(p.right > 63, 63, p.right)[:6],
-            right=None,
-        )
+        p.stage(beyond=(p.right < 0) & p.product.any(), amount=Mux(p.right > 63, 63, p.right)[:6], right=None)
         p.stage(halves=shift_halves(Cat(Const(0, 15), p.product), p.amount), product=None, amount=None)
         p.stage(addend=Mux(p.beyond, WORD_MAX, round_halves(p.halves))[: ACC_BITS - 1], halves=None)
 
@@ -207,5 +203,8 @@ class Combine(wiring.Component):
         finite = Mux(p.exponent > 254, LARGEST_FLOAT, Cat(p.fraction, p.exponent[:8]))[:31]
         p.stage(
             bits=Mux(p.zero | (p.exponent < 1), 0, Cat(finite, p.negative)),
-            zero=None, fraction=None, exponent=None, negative=None,
+            zero=None,
+            fraction=None,
+            exponent=None,
+            negative=None,
         )

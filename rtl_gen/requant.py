@@ -124,9 +124,7 @@ class Requant(wiring.Component):
             m.d.sync += pending.bit_select(half, 1).eq(0)
 
         p = Pipeline(m, complete.r_rdy, enable)
-        p.stage(
-            slot=entry.slot, block=entry.block, largest=entry.exponent, last=entry.last, complete=place == ROWS - 1
-        )
+        p.stage(slot=entry.slot, block=entry.block, largest=entry.exponent, last=entry.last, complete=place == ROWS - 1)
         p.stage(sign=read.data.sign, mantissa=read.data.mantissa, exponent=read.data.exponent)
         p.stage(amount=SHORTER + p.largest - p.exponent, exponent=None)
         p.stage(amount=Mux(p.amount > 31, 31, p.amount)[:5])

@@ -73,10 +73,10 @@ def open_sim(target: str, progress: Callable[[str], None] | None = None) -> SimT
         generated = read_generated(path)
         arch, board, verilog = generated.arch, generated.board, generated.verilog
     else:
+        board = load_board(target)
+        arch = arch_of(board)
         from rtl_gen.accelerator import Accelerator
         from rtl_gen.emit import to_verilog
 
-        board = load_board(target)
-        arch = arch_of(board)
         verilog = to_verilog(Accelerator(arch), "moe_hw")
     return SimTransport(SimulatedBoard(build(verilog, arch, progress), arch, board), arch, board)

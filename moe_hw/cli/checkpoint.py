@@ -12,6 +12,7 @@ from typing import Any
 from moe_hw.errors import ModelError
 
 INDEX = "model.safetensors.index.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 def read_config(path: Path) -> Any:
@@ -60,6 +61,9 @@ def load_tokenizer(path: Path) -> Any:
     Raises:
         ModelError: there is none, or it cannot be read.
     """
+    if not any((path / name).is_file() for name in TOKENIZER_FILES):
+        # transformers would go on with a tokenizer that knows no token.
+        raise ModelError(f"{path}: expected {' or '.join(TOKENIZER_FILES)}, got none; copy the checkpoint's tokenizer too")
     transformers = _transformers()
     with _as_model_error(path):
         return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)

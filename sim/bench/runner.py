@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import random
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,12 +34,13 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
         os.environ.update(saved)
 
 
-def run_bench(component: wiring.Component, test_module: str, **parameters: object) -> None:
-    """Run every cocotb test of ``test_module`` on ``component``.
+def run_bench(component: wiring.Component, test_module: str, tests: str = "", **parameters: object) -> None:
+    """Run the cocotb tests of ``test_module`` on ``component``.
 
     Parameters:
         component: the block under test, top module ``dut``.
         test_module: importable name of the module with the ``@cocotb.test`` coroutines.
+        tests: beginning of the names of the tests to run; all of them if empty.
         parameters: strings the tests read back with :func:`parameter`.
 
     Raises:
@@ -71,6 +73,7 @@ def run_bench(component: wiring.Component, test_module: str, **parameters: objec
             build_dir=build,
             test_dir=build,
             seed=seed,
+            test_filter=re.escape(f"{test_module}.{tests}"),
             results_xml=str(build / f"results-{os.getpid()}.xml"),
         )
     from cocotb_tools.check_results import get_results

@@ -35,6 +35,7 @@ class FakeTransport(Transport):
     """The fake device.
 
     Attributes:
+        first_head: commands completed, as the CSR says after a reset.
         dead: it completes nothing any more.
         answers: status codes that the next commands end with instead of running, first one first.
         lost: completion records are not written.
@@ -55,6 +56,7 @@ class FakeTransport(Transport):
             "config_hash_high": arch.hash >> 32,
             "state": 0,
         }
+        self.first_head = 0
         self.dead = False
         self.lost = False
         self.answers: list[Status] = []
@@ -65,12 +67,12 @@ class FakeTransport(Transport):
         self.reset()
 
     def read(self, address: int, size: int) -> np.ndarray:
-        assert 0 <= address and address + size <= self.memory_bytes
+        assert address >= 0 and address + size <= self.memory_bytes
         return self.memory[address : address + size].copy()
 
     def write(self, address: int, data: np.ndarray) -> None:
         raw = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
-        assert 0 <= address and address + raw.size <= self.memory_bytes
+        assert address >= 0 and address + raw.size <= self.memory_bytes
         self.memory[address : address + raw.size] = raw
 
     def csr_read(self, name: str) -> int:
@@ -82,7 +84,7 @@ class FakeTransport(Transport):
 
     def reset(self) -> None:
         self.resets += 1
-        self.csrs.update(ring_base=0, ring_mask=0, tail=0, head=0, status=0, state=0)
+        self.csrs.update(ring_base=0, ring_mask=0, tail=self.first_head, head=self.first_head, status=0, state=0)
 
     def close(self) -> None:
         self.closed = True

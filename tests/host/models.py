@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 SIZES = {
     "vocab_size": 61,
@@ -35,3 +37,17 @@ def tiny_model(family: str, seed: int = 0) -> Any:
     """A model of ``family`` in inference mode with two MoE layers of hidden size 40."""
     torch.manual_seed(seed)
     return transformers.AutoModelForCausalLM.from_config(CONFIGS[family]()).eval()
+
+
+def save_checkpoint(path: Path, family: str = "qwen3_moe") -> Path:
+    """A checkpoint directory of a tiny model that reads and writes bytes."""
+    torch.manual_seed(1)
+    config = CONFIGS[family]()
+    config.vocab_size = 257
+    transformers.AutoModelForCausalLM.from_config(config).eval().save_pretrained(path)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: at for at, letter in enumerate(alphabet)} | {"<eos>": 256}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(path)
+    return path

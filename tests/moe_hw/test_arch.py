@@ -47,7 +47,7 @@ def test_hash_depends_on_the_layout_version(monkeypatch: pytest.MonkeyPatch) -> 
         ({"max_top_k": 17}, "max_top_k: expected 1 to 16, got 17"),
         ({"addr_bits": 40}, "addr_bits: expected 24 to 38, got 40"),
         ({"columns": 4, "data_bits": 256}, "data_bits: expected at most a beat of 128 bits .* got 256; choose"),
-        ({"burst_bytes": 64, "data_bits": 1024, "columns": 32}, "burst_bytes: expected at least two bus words"),
+        ({"burst_bytes": 64, "data_bits": 512, "columns": 32}, "burst_bytes: expected at least two bus words"),
     ],
 )
 def test_sizes_that_cannot_be_built(sizes: dict[str, int], message: str) -> None:

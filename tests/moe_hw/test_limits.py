@@ -18,7 +18,8 @@ def test_footprint_of_an_odd_layer() -> None:
     footprint = Footprint(SPEC, columns=8, bits=8)
     assert footprint.router_groups == 2  # 10 rows
     assert footprint.token_blocks == 2 * 3 + 4
-    assert footprint.routing_entries == 3
+    assert footprint.input_bytes(5) == 5 * 3 * 66
+    assert (footprint.output_bytes(5), footprint.routing_bytes(5)) == (5 * 96 * 4, 5 * 3 * 8)
     # Router: 2 groups x 3 blocks x 4 passes x 2 halves. Tiles of an expert: 96 I x H rows of blocks / 8 columns.
     assert footprint.array_cycles(5) == 5 * (48 + 2 * 2 * 12 * 2 * 3 + 2 * 12 * 4 * 3)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Callable
 from typing import Any
 
 import cocotb
@@ -15,21 +17,42 @@ from cocotb.utils import get_sim_time
 from moe_hw.arch import ACC_BITS, ROWS, Arch
 from moe_hw.twins.combine import add, contribution, to_float32
 from rtl_gen.combine import LATENCY, Combine
-from rtl_gen.types import Kind, layer_layout, result_layout, slot_layout
+from rtl_gen.types import Kind, layer_layout, result_layout, slot_bits, slot_layout
 from sim.bench.runner import parameter, run_bench
 from sim.bench.streams import PATTERNS, pack, receive, reset, send, start
 
 MOST_NEGATIVE = -(1 << ACC_BITS - 1)
-WEIGHT_ZERO = {"mantissa": 0, "exponent": -2048}
+ZERO = {"mantissa": 0, "exponent": -2048}
+ONE = {"mantissa": 1 << 15, "exponent": -15}
 
 
-@pytest.mark.parametrize(("columns", "tokens"), [(4, 1), (8, 3), (32, 16)])
+@pytest.mark.parametrize(("columns", "tokens"), [(4, 1), (8, 4), (32, 16)])
 def test_combine(columns: int, tokens: int) -> None:
     run_bench(bench_combine(columns, tokens), __name__, columns=columns, tokens=tokens)
 
 
 def bench_combine(columns: int, tokens: int) -> Combine:
     return Combine(Arch(columns=columns, max_tokens=tokens, combine_elements=1024))
+
+
+def random_weight() -> dict[str, int]:
+    if random.random() < 0.1:
+        return ZERO
+    mantissa = random.choice([1 << 15, (1 << 16) - 1, random.randrange(1 << 15, 1 << 16)])
+    return {"mantissa": mantissa, "exponent": random.choice([-15, -16, -20, -60])}
+
+
+def random_acc() -> int:
+    return random.choice(
+        [
+            0,
+            MOST_NEGATIVE,
+            -MOST_NEGATIVE - 1,
+            random.choice([-1, 1]) << random.randrange(ACC_BITS - 1),
+            random.randint(MOST_NEGATIVE, -MOST_NEGATIVE - 1) >> random.randrange(ACC_BITS),
+            random.randint(MOST_NEGATIVE, -MOST_NEGATIVE - 1) >> random.randrange(8),
+        ]
+    )
 
 
 class Batch:
@@ -56,42 +79,48 @@ class Batch:
         self.words = np.zeros((tokens, hidden_blocks * ROWS), np.int64)
         self.overflow = False
         self.jobs: list[tuple[list[dict[str, Any]], list[dict[str, Any]]]] = []
-        self.add_job(list(range(tokens)))
 
-    def add_job(self, tokens: list[int]) -> None:
-        """A job of random results for ``tokens``, in the order of their slots."""
+    def add_job(
+        self,
+        tokens: list[int] | None = None,
+        groups: list[int] | None = None,
+        draw_acc: Callable[[], int] = random_acc,
+        draw_weight: Callable[[], dict[str, int]] = random_weight,
+    ) -> None:
+        """A job for ``tokens`` in the order of their slots, by default for all tokens and groups."""
+        tokens = list(range(self.tokens)) if tokens is None else tokens
+        groups = list(range(self.words.shape[1] // self.arch.columns)) if groups is None else groups
+        slots = [{"token": token, "weight": draw_weight()} for token in tokens]
         shared = random.randrange(2)
-        down_exponent = self.layer["shared_down_exponent" if shared else "down_exponent"]
-        slots = [{"token": token, "weight": random_weight()} for token in tokens]
         results = []
-        for group in range(self.words.shape[1] // self.arch.columns):
+        for group in groups:
             for slot, token in enumerate(tokens):
-                k = 2 * self.token_exponents[token] + self.layer["combine_exponent"]
-                base_exponent = k - down_exponent - random.randint(*self.headroom)
-                acc = [random_acc() for _ in range(self.arch.columns)]
-                results.append(
-                    {
-                        "kind": Kind.DOWN,
-                        "shared": shared,
-                        "parity": len(self.jobs) & 1,
-                        "last": 0,
-                        "slot": slot,
-                        "token": token,
-                        "group": group,
-                        "base_exponent": base_exponent,
-                        "token_exponent": self.token_exponents[token],
-                        "acc": acc,
-                    }
-                )
-                weight = slots[slot]["weight"]
-                addends, beyond = contribution(
-                    acc, base_exponent + down_exponent, weight["mantissa"], weight["exponent"], k
-                )
-                place = np.s_[token, group * self.arch.columns : (group + 1) * self.arch.columns]
-                self.words[place], saturated = add(self.words[place], addends)
-                self.overflow |= bool((beyond | saturated).any())
+                acc = [draw_acc() for _ in range(self.arch.columns)]
+                results.append(self._result(shared, slot, token, group, acc, slots[slot]["weight"]))
         results[-1]["last"] = 1
         self.jobs.append((slots, results))
+
+    def _result(
+        self, shared: int, slot: int, token: int, group: int, acc: list[int], weight: dict[str, int]
+    ) -> dict[str, Any]:
+        k = 2 * self.token_exponents[token] + self.layer["combine_exponent"]
+        a_down = k - random.randint(*self.headroom)
+        addends, beyond = contribution(acc, a_down, weight["mantissa"], weight["exponent"], k)
+        place = np.s_[token, group * self.arch.columns : (group + 1) * self.arch.columns]
+        self.words[place], saturated = add(self.words[place], addends)
+        self.overflow |= bool((beyond | saturated).any())
+        return {
+            "kind": Kind.DOWN,
+            "shared": shared,
+            "parity": len(self.jobs) & 1,
+            "last": 0,
+            "slot": slot,
+            "token": token,
+            "group": group,
+            "base_exponent": a_down - self.layer["shared_down_exponent" if shared else "down_exponent"],
+            "token_exponent": self.token_exponents[token],
+            "acc": acc,
+        }
 
     @property
     def output(self) -> list[int]:
@@ -100,24 +129,14 @@ class Batch:
         return to_float32(self.words, exponents).view(np.uint32).ravel().tolist()
 
 
-def random_weight() -> dict[str, int]:
-    if random.random() < 0.1:
-        return WEIGHT_ZERO
-    return {"mantissa": random.choice([1 << 15, (1 << 16) - 1, random.randrange(1 << 15, 1 << 16)]),
-            "exponent": random.choice([-15, -16, -20, -60])}
-
-
-def random_acc() -> int:
-    return random.choice(
-        [
-            0,
-            MOST_NEGATIVE,
-            -MOST_NEGATIVE - 1,
-            random.choice([-1, 1]) << random.randrange(ACC_BITS - 1),
-            random.randint(MOST_NEGATIVE, -MOST_NEGATIVE - 1) >> random.randrange(ACC_BITS),
-            random.randint(MOST_NEGATIVE, -MOST_NEGATIVE - 1) >> random.randrange(8),
-        ]
-    )
+def tie_pieces(sign: int, low: int) -> list[Callable[[], int]]:
+    """Addends that make 24 bits above bit ``low``, a half of that bit, and one unit more, less or none."""
+    return [
+        lambda: sign * random.choice([0xFFFF, 0x8000, random.randrange(0x8000, 0x10000)]) << 8 + low,
+        lambda: sign * random.choice([0xFF, 0xFE, random.randrange(0x100)]) << low,
+        lambda: sign << low - 1,
+        lambda: random.choice([-1, 0, 0, 1]),
+    ]
 
 
 def bench_arch() -> Arch:
@@ -136,7 +155,7 @@ class Bench:
     def __init__(self, dut: Any):
         self.dut = dut
         self.arch = bench_arch()
-        self.table = [[{"token": 0, "weight": WEIGHT_ZERO}] * (self.arch.max_tokens + 1) for _ in range(2)]
+        self.table = [self._slots([]), self._slots([])]
         self.done = 0
 
     async def start(self) -> None:
@@ -145,10 +164,14 @@ class Bench:
         await start(self.dut)
         cocotb.start_soon(self._serve())
 
+    def _slots(self, slots: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """A half of the slot table, with garbage after ``slots``."""
+        return slots + [{"token": 1, "weight": random_weight()}] * ((1 << slot_bits(self.arch)) - len(slots))
+
     async def _serve(self) -> None:
         while True:
             await ReadOnly()
-            slot = self.table[int(self.dut.slot__parity.value)][int(self.dut.slot__index.value) % self.arch.max_tokens]
+            slot = self.table[int(self.dut.slot__parity.value)][int(self.dut.slot__index.value)]
             self.done += int(self.dut.job_done.value)
             await RisingEdge(self.dut.clk)
             self.dut.slot__data.value = pack(slot_layout(self.arch), slot)
@@ -174,10 +197,10 @@ class Bench:
         for number, (slots, results) in enumerate(batch.jobs):
             while self.done < number - 1:
                 await RisingEdge(self.dut.clk)
-            self.table[number & 1] = slots + [None] * (self.arch.max_tokens - len(slots))
+            self.table[number & 1] = self._slots(slots)
             await send(self.dut, "results", result_layout(self.arch), results, PATTERNS[idle])
-        await ClockCycles(self.dut.clk, LATENCY + self.arch.columns)
-        assert self.done == len(batch.jobs)
+        while self.done < len(batch.jobs):
+            await RisingEdge(self.dut.clk)
 
     async def check_output(self, batch: Batch, pressure: str) -> None:
         await self._pulse(self.dut.read)
@@ -199,6 +222,7 @@ async def batches_in_a_row(dut: Any, idle: str, pressure: str) -> None:
     await bench.start()
     for tokens, hidden_blocks in random.sample(shapes(bench.arch), 2):
         batch = Batch(bench.arch, tokens, hidden_blocks, random.randint(-80, 40), (5, 60))
+        batch.add_job()
         for _ in range(random.randint(0, 3)):
             batch.add_job(random.sample(range(tokens), random.randint(1, tokens)))
         await bench.run(batch, idle, pressure)
@@ -211,8 +235,8 @@ async def saturation(dut: Any) -> None:
     await bench.start()
     for headroom in ((-60, 20), (0, 3), (1, 1), (30, 40)):
         batch = Batch(bench.arch, min(3, bench.arch.max_tokens), 1, 0, headroom)
-        for _ in range(4):
-            batch.add_job(list(range(batch.tokens)))
+        for _ in range(5):
+            batch.add_job()
         await bench.run(batch)
         assert batch.overflow == (headroom[0] < 5)
 
@@ -224,39 +248,29 @@ async def all_float_exponents(dut: Any) -> None:
     await bench.start()
     for combine_exponent in (-600, -230, -190, -170, -150, -130, 60, 80, 95, 120, 600):
         batch = Batch(bench.arch, bench.arch.max_tokens, 1, combine_exponent, (2, 60))
+        batch.add_job()
         await bench.run(batch)
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def rounding_to_even(dut: Any) -> None:
-    """Words with ties and near-ties below 24 bits: a weight of one half and a headroom that make words of `acc`."""
+    """Words at and next to the tie between two floats."""
     bench = Bench(dut)
     await bench.start()
-    batch = Batch(bench.arch, 1, 1, 0, (1, 1))
-    words = [sum(((1 << 15) + random.randrange(1 << 15), 0)) for _ in range(ROWS)]
-    del words
-    await bench.run(batch)
+    for sign, low in itertools.product((-1, 1), (1, 2, 22)):
+        batch = Batch(bench.arch, bench.arch.max_tokens, 1, 0, (0, 0))
+        for piece in tie_pieces(sign, low):
+            batch.add_job(draw_acc=piece, draw_weight=lambda: ONE)
+        await bench.run(batch)
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def same_address_without_pause(dut: Any) -> None:
-    """The same group of one token in every word: sums at a distance of ``columns`` cycles."""
+    """One group of one token again and again: sums of an element are ``columns`` cycles apart."""
     bench = Bench(dut)
     await bench.start()
     batch = Batch(bench.arch, 1, 1, 0, (5, 60))
-    slots, results = batch.jobs[0]
-    first = results[0]
-    batch.words[:] = 0
-    k = 2 * first["token_exponent"]
-    repeated = []
-    for _ in range(50):
-        acc = [random_acc() for _ in range(bench.arch.columns)]
-        repeated.append({**first, "acc": acc, "last": 0})
-        a_down = first["base_exponent"] + batch.layer["shared_down_exponent" if first["shared"] else "down_exponent"]
-        addends, _ = contribution(acc, a_down, slots[0]["weight"]["mantissa"], slots[0]["weight"]["exponent"], k)
-        batch.words[0, : bench.arch.columns], _ = add(batch.words[0, : bench.arch.columns], addends)
-    repeated[-1]["last"] = 1
-    batch.jobs = [(slots, repeated)]
+    batch.add_job(groups=[0] * 50)
     await bench.clear(batch)
     begin = get_sim_time("ns")
     await bench.add(batch, "always")
@@ -270,6 +284,7 @@ async def reset_in_flight(dut: Any) -> None:
     await bench.start()
     for phase in range(6):
         batch = Batch(bench.arch, bench.arch.max_tokens, 2, 0, (5, 60))
+        batch.add_job()
         if phase % 3 == 0:
             dut.layer.value = pack(layer_layout(), batch.layer)
             await bench._pulse(dut.clear)
