@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from host.driver import Device, Handle
+from host.driver import Device
+from host.handle import Handle
 from moe_hw.errors import UsageError
 from moe_hw.families import moe_blocks
 from moe_hw.layer import MoELayer
@@ -60,7 +61,7 @@ class AcceleratedBlock(torch.nn.Module):
             raise UsageError(f"{self._totals.name}: expected a model in inference mode; call model.eval()")
         result = self._handle(hidden_states)
         self._totals.calls += 1
-        self._totals.report += result.report
+        self._totals.report += result.report or Report()
         if self._checked is not None:
             tokens = hidden_states.detach().reshape(-1, hidden_states.shape[-1]).cpu()
             expected = golden(self._checked, tokens)
@@ -111,7 +112,7 @@ class Acceleration:
         return sum(layer.failed for layer in self.layers)
 
     def restore(self) -> None:
-        """Put the model's own blocks back and free the device's memory; the counters stay. A second call does nothing."""
+        """Put the model's own blocks back and free the device's memory; the counters stay."""
         for swap in self._swaps:
             setattr(swap.parent, swap.attribute, swap.block)
             if swap.handle.loaded:

@@ -1,6 +1,8 @@
-"""The command ring: submits commands, waits for them with a bound, and reads how they ended."""
+"""The command ring: runs commands, with a bound on the time, and reads how they ended."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +13,9 @@ from moe_hw.registers import COMMAND, COMMAND_MAGIC, COMPLETION, STATUS_TEXT, St
 
 RING_COMMANDS = 8
 """Commands that fit the ring."""
+
+Command = tuple[int, Mapping[str, int]]
+"""Tokens, and the byte addresses of its layer, input, output, routing and completion."""
 
 RING_BYTES = RING_COMMANDS * COMMAND.size_bytes
 
@@ -37,60 +42,53 @@ class Ring:
         self._transport.csr_write("ring_mask", RING_COMMANDS - 1)
         self._tail = self._transport.csr_read("head")
 
-    def submit(self, tokens: int, **addresses: int) -> int:
-        """Store a command; :meth:`wait` starts it. At most ``RING_COMMANDS`` may be waited for together.
+    def run(self, commands: Sequence[Command], max_cycles: int, name: str) -> list[dict[str, int]]:
+        """Run commands and wait for all of them.
 
         Parameters:
-            tokens: tokens of the batch.
-            addresses: byte addresses by the command's words: layer, input, output, routing and completion.
-
-        Returns:
-            The command's sequence number, which its completion record repeats.
-        """
-        sequence = self._tail
-        units = {name: address // SEGMENT_ALIGN for name, address in addresses.items()}
-        command = COMMAND.pack({"magic": COMMAND_MAGIC, "tokens": tokens, **units})
-        # A record that the device does not write has a sequence number that is not in the ring.
-        self._transport.write(
-            addresses["completion"], np.full(COMPLETION.size, (sequence - 1) % _COUNT, np.dtype("<u4"))
-        )
-        self._transport.write(self._base + sequence % RING_COMMANDS * COMMAND.size_bytes, command)
-        self._tail = (sequence + 1) % _COUNT
-        return sequence
-
-    def wait(self, max_cycles: int, name: str) -> None:
-        """Start the commands that were submitted and wait for all of them.
-
-        Parameters:
+            commands: at most ``RING_COMMANDS``.
             max_cycles: when to give up.
             name: what errors call the work.
 
+        Returns:
+            The completion record of each command.
+
         Raises:
             DeviceTimeout: names what the device waits for; the device is reset and can be used again.
+            DeviceError: a command failed, or its record was not written.
         """
+        first = self._tail
+        for number, (tokens, addresses) in enumerate(commands, first):
+            units = {word: address // SEGMENT_ALIGN for word, address in addresses.items()}
+            command = COMMAND.pack({"magic": COMMAND_MAGIC, "tokens": tokens, **units})
+            self._transport.write(self._base + number % RING_COMMANDS * COMMAND.size_bytes, command)
+            # A record that the device does not write keeps a sequence number that cannot be its own.
+            stale = np.full(COMPLETION.size, (number - 1) % _COUNT, np.dtype("<u4"))
+            self._transport.write(addresses["completion"], stale)
         try:
-            self._transport.csr_write("tail", self._tail)
-            self._transport.wait(self._tail, max_cycles)
-            head = self._transport.csr_read("head")
-            state = self._transport.csr_read("state")
+            self._wait((first + len(commands)) % _COUNT, max_cycles, name)
         except BaseException:
             self.restart()
             raise
-        if head != self._tail:
-            missing = (self._tail - head) % _COUNT
-            self.restart()
+        return [
+            self._completion(addresses["completion"], number % _COUNT, name)
+            for number, (_, addresses) in enumerate(commands, first)
+        ]
+
+    def _wait(self, tail: int, max_cycles: int, name: str) -> None:
+        self._transport.csr_write("tail", tail)
+        self._transport.wait(tail, max_cycles)
+        head = self._transport.csr_read("head")
+        if head != tail:
+            state = self._transport.csr_read("state")
             blocked = ", ".join(flag.name or "" for flag in Waiting if flag & state) or "nothing"
             raise DeviceTimeout(
-                f"{name}: expected all batches within {max_cycles:,} cycles, got none for {missing} of them; "
-                f"the device waits for: {blocked}; it was reset, check its memory and clock"
+                f"{name}: expected all batches within {max_cycles:,} cycles, got none for {(tail - head) % _COUNT} of "
+                f"them; the device waits for: {blocked}; it was reset, check its memory and clock"
             )
+        self._tail = tail
 
-    def completion(self, address: int, sequence: int, name: str) -> dict[str, int]:
-        """The completion record of a command that was waited for.
-
-        Raises:
-            DeviceError: the command failed, or the record is not the command's.
-        """
+    def _completion(self, address: int, sequence: int, name: str) -> dict[str, int]:
         data = self._transport.read(address, COMPLETION.size_bytes)
         record = COMPLETION.unpack(data.view(np.dtype("<u4")))
         if record["sequence"] != sequence:

@@ -90,7 +90,7 @@ def read_generated(path: Path) -> Generated:
         DeviceError: a file is missing or changed, or it was made for another layout version.
     """
     if not path.is_dir():
-        raise UsageError(f"expected a directory made by `moe-hw generate`, got {path}, which is none; generate it first")
+        raise UsageError(f"expected a directory made by `moe-hw generate`, got {path}, which is none; make it first")
     manifest = _manifest(path)
     if manifest is None:
         raise UsageError(f"{path} was not made by `moe-hw generate`: it has no valid {MANIFEST}; generate it first")

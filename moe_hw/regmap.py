@@ -1,4 +1,4 @@
-"""The register map as text, made from :mod:`moe_hw.registers`. ``python -m moe_hw.regmap`` prints the documentation page."""
+"""The register map as text, from :mod:`moe_hw.registers`; ``python -m moe_hw.regmap`` prints the page of the docs."""
 
 from __future__ import annotations
 

@@ -64,15 +64,18 @@ def magnitude(value: Value) -> Value:
 
 
 def bit_length(value: Value) -> Value:
-    """Position of an unsigned value's highest set bit plus one, 0 for 0; a binary search of logarithmic depth."""
-    rest = Cat(value, Const(0, (1 << (len(value) - 1).bit_length()) - len(value)))
-    position: list[Value] = []
-    while len(rest) > 1:
-        half = len(rest) // 2
-        upper = rest[half:].any()
-        position.insert(0, upper)
-        rest = Mux(upper, rest[half:], rest[:half])
-    return Mux(value.any(), Cat(position) + 1, 0)
+    """Position of an unsigned value's highest set bit plus one, 0 for 0."""
+    some, position = _highest(Cat(value, Const(0, (1 << (len(value) - 1).bit_length()) - len(value))))
+    return Mux(some, position + 1, 0)
+
+
+def _highest(value: Value) -> tuple[Value, Value]:
+    """Whether a bit is set, and the position of the highest: a tree of one multiplexer a level."""
+    if len(value) == 1:
+        return value, Const(0, 0)
+    half = len(value) // 2
+    (low, low_position), (high, high_position) = _highest(value[:half]), _highest(value[half:])
+    return low | high, Cat(Mux(high, high_position, low_position), high)
 
 
 def shift_halves(value: Value, amount: Value) -> Value:

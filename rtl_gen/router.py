@@ -59,7 +59,7 @@ def numerator_layout() -> data.StructLayout:
 class Exponential(wiring.Component):
     """exp of a difference of two accumulators, as in section 4 of ``docs/numerics.md``.
 
-    One difference a cycle; latency 12 cycles.
+    One difference a cycle; latency 13 cycles.
 
     Members
     -------
@@ -94,14 +94,16 @@ class Exponential(wiring.Component):
         m.submodules.table = table = Memory(shape=table_layout(), depth=256, init=entries)
         lookup = table.read_port()
 
-        p = Pipeline(m, 1, self.valid)
+        p = Pipeline(m, valid=self.valid)
         p.stage(last=self.last, minuend=self.minuend, subtrahend=self.subtrahend)
         p.stage(d=(p.minuend - p.subtrahend)[:ACC_BITS], minuend=None, subtrahend=None)
         # D = d << (A + 20), as a shift to the right from the far left, in two steps.
         p.stage(d=Cat(Const(0, ARGUMENT_BITS), p.d) >> Cat(Const(0, 4), self.shift[4:]))
         p.stage(d=p.d >> self.shift[:4])
         p.stage(d=Mux(p.d[ARGUMENT_BITS:].any(), (1 << ARGUMENT_BITS) - 1, p.d[:ARGUMENT_BITS]))
-        p.stage(d=None, product=p.d * LOG2_E)
+        half = ARGUMENT_BITS // 2
+        p.stage(d=None, low=p.d[:half] * LOG2_E, high=p.d[half:] * LOG2_E)
+        p.stage(low=None, high=None, product=p.low + (p.high << half))
         p.stage(product=None, rest=p.product[17:29], index=p.product[29:37], halvings=p.product[37:])
         m.d.comb += lookup.addr.eq(p.index)
         p.stage(index=None)
@@ -180,7 +182,7 @@ class LogitMemory(wiring.Component):
         accept = self.results.valid & accepting
         result = self.results.payload
         m.d.comb += self.results.ready.eq(accepting)
-        p = Pipeline(m, 1, accept)
+        p = Pipeline(m, valid=accept)
         p.stage(
             acc=Cat(*result.acc),
             slot=result.slot,
@@ -216,7 +218,7 @@ class LogitMemory(wiring.Component):
             m.d.sync += [scanning.eq(1), row.eq(0)]
         with m.Elif(scanning):
             m.d.sync += [scanning.eq(~last), row.eq(row + 1)]
-        p = Pipeline(m, 1, scanning)
+        p = Pipeline(m, valid=scanning)
         p.stage(row=row, last=last, address=first + (row >> column_bits))
         m.d.comb += logit_read.addr.eq(p.address)
         p.stage(address=None)

@@ -98,7 +98,6 @@ void Dram::read(uint64_t address, uint32_t words, uint32_t word_bytes, uint64_t 
         while (burst < end) {
             start = transfer(burst, false, asked);
             burst += bytes;
-            if (burst < end) latest = std::max(latest, start + p_.burst);
         }
         const Time part = p_.burst * Time(end - (burst - bytes)) / Time(bytes);
         latest = std::max(latest, start + part);  // channels may overtake each other, words may not

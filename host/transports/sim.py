@@ -60,7 +60,7 @@ def open_sim(target: str, progress: Callable[[str], None] | None = None) -> SimT
     """Simulate a board.
 
     Parameters:
-        target: a directory made by ``moe-hw generate``; else a board's name or YAML file, whose accelerator is generated.
+        target: a directory made by ``moe-hw generate``, or a board's name or YAML file: its accelerator is generated.
         progress: told what takes long; built simulators are kept.
 
     Raises:

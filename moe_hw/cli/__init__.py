@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package in _OWN_PACKAGES:
             raise
-        return _fail(f"expected the Python package {package}, it is not installed; run `make setup`", SetupError.exit_code)
+        return _fail(f"expected the Python package {package}, got none; run `make setup`", SetupError.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:

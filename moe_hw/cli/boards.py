@@ -9,7 +9,7 @@ from moe_hw.cli.console import table
 
 
 def add_parser(commands: Any) -> None:
-    command = commands.add_parser("boards", help="list the boards", description="List the boards that are known by name.")
+    command = commands.add_parser("boards", help="list the boards", description="List the boards known by name.")
     command.set_defaults(execute=execute)
 
 

@@ -48,10 +48,16 @@ def load_model(path: Path) -> Any:
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise ModelError(f"{path}: expected a weight {missing[0]}, got none ({len(missing)} are missing); copy it again")
+    # transformers would go on with random weights in their place.
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(f"{path}: expected {len(missing)} more weights such as {missing[0]}, got none; copy it again")
+    if info["mismatched_keys"]:
+        name, found, expected = min(info["mismatched_keys"])
+        raise ModelError(
+            f"{path}: expected {name} of shape {list(expected)}, got {list(found)}; use these weights' config.json"
+        )
     return model.eval()
 
 
@@ -63,7 +69,7 @@ def load_tokenizer(path: Path) -> Any:
     """
     if not any((path / name).is_file() for name in TOKENIZER_FILES):
         # transformers would go on with a tokenizer that knows no token.
-        raise ModelError(f"{path}: expected {' or '.join(TOKENIZER_FILES)}, got none; copy the checkpoint's tokenizer too")
+        raise ModelError(f"{path}: expected {' or '.join(TOKENIZER_FILES)}, got none; copy the tokenizer too")
     transformers = _transformers()
     with _as_model_error(path):
         return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)

@@ -13,8 +13,8 @@ def add_parser(commands: Any) -> None:
     command = commands.add_parser(
         "demo",
         help="run the built-in model on the simulated board",
-        description="Generate text with the built-in model on a simulated ULX3S-85F, every layer call checked bit for bit "
-        "against the golden model. It needs no download; the first run builds the simulator.",
+        description="Generate text with the built-in model on a simulated ULX3S-85F, every layer call checked bit for "
+        "bit against the golden model. It needs no download; the first run builds the simulator.",
     )
     command.add_argument(
         "--max-new-tokens", type=positive, default=48, metavar="N", help="tokens to generate (default: %(default)s)"

@@ -19,7 +19,7 @@ def add_parser(commands: Any) -> None:
     )
     command.add_argument("--board", default="ulx3s-85f", help="a board's name or a YAML file (default: %(default)s)")
     command.add_argument("--model", type=Path, metavar="DIR", help="check that the layers of this checkpoint fit")
-    command.add_argument("--format", default="int4", help="weight format of the check: int4 or int8 (default: %(default)s)")
+    command.add_argument("--format", default="int4", help="weight format of that: int4 or int8 (default: %(default)s)")
     command.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="directory to write")
     command.set_defaults(execute=execute)
 

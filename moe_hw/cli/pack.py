@@ -40,9 +40,7 @@ def execute(args: argparse.Namespace) -> int:
     with Progress() as progress:
         progress(f"loading {args.model}")
         blocks = moe_blocks(load_model(args.model))
-        layers = (
-            (name, QuantisedLayer(MoELayer.from_module(block), args.format)) for name, _, _, block in blocks
-        )
+        layers = ((name, QuantisedLayer(MoELayer.from_module(block), args.format)) for name, _, _, block in blocks)
         write_image(args.output, layers, arch, progress)
     size = sum(file.stat().st_size for file in args.output.iterdir())
     print(f"{args.output}: {len(blocks)} MoE layers in {args.format}, {size:,} bytes, for {args.board}")

@@ -37,7 +37,7 @@ def add_parser(commands: Any) -> None:
     command.add_argument(
         "--text-file", type=Path, metavar="FILE", help="text of --check's perplexity (default: what was generated)"
     )
-    command.add_argument("--seed", type=int, metavar="S", help="sample with this seed (default: take the likeliest token)")
+    command.add_argument("--seed", type=int, metavar="S", help="sample with this seed (default: the likeliest token)")
     command.set_defaults(execute=execute)
 
 
@@ -87,7 +87,7 @@ def execute(args: argparse.Namespace) -> int:
         checked = acceleration.equal + acceleration.failed
         print(f"bit-exact: {acceleration.equal} of {checked} layer calls")
     if acceleration.failed:
-        raise DeviceError(f"{acceleration.failed} of {checked} layer calls differ from the golden model; report this as a bug")
+        raise DeviceError(f"{acceleration.failed} of {checked} layer calls differ from the golden model; report this")
     return 0
 
 

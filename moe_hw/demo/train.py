@@ -260,7 +260,8 @@ a real, trained router and real experts work; it is no useful programmer.
 | held out | {corpus.held_out_files} other files, {len(corpus.held_out) / 1e6:.2f} MB: every {HELD_OUT_EVERY}th path |
 | training | {recipe.steps} steps of {recipe.batch} x {WINDOW} bytes ({tokens / 1e6:.1f} MB), AdamW, \
 peak rate {recipe.rate}, balance loss {recipe.balance} per layer, seed {recipe.seed} |
-| time | {seconds / 60:.1f} minutes, {torch.get_num_threads()} CPU threads, torch {torch.__version__.split('+')[0]}, \
+| wall time | {seconds / 60:.1f} minutes, CPU threads: {torch.get_num_threads()}, \
+torch {torch.__version__.split('+')[0]}, \
 transformers {transformers.__version__} |
 | held-out, fp32 | perplexity {exact.perplexity:.4f} per byte, {exact.bits:.4f} bits/byte |
 | held-out, bf16 | perplexity {rounded.perplexity:.4f} per byte, {rounded.bits:.4f} bits/byte |
@@ -279,7 +280,7 @@ Percent of the choices on held-out text, bf16; the fair share is {100 / rounded.
 
 ## Make it again
 
-    python -m moe_hw.demo.train
+    OMP_NUM_THREADS={torch.get_num_threads()} python -m moe_hw.demo.train
 
 writes this directory. Another CPython release has other sources, and so gives other weights.
 The sources it learnt from are under the PSF licence.

@@ -52,9 +52,8 @@ def requantise(sign: ArrayLike, mantissa: ArrayLike, exponent: ArrayLike) -> tup
     Returns:
         (mantissas, exponents): int8 ``[..., blocks, 32]`` and int64 ``[..., blocks]``.
     """
-    sign, mantissa, exponent = (
-        np.reshape(values, (*np.shape(values)[:-1], -1, ROWS)) for values in (sign, mantissa, exponent)
-    )
+    *outer, size = np.shape(mantissa)
+    sign, mantissa, exponent = (np.reshape(v, (*outer, size // ROWS, ROWS)) for v in (sign, mantissa, exponent))
     largest = np.where(mantissa > 0, exponent, EXP_MIN).max(axis=-1)
     distance = np.where(mantissa > 0, largest[..., None] - exponent, 0)
     magnitude = np.minimum(127, rshift(mantissa, np.minimum(MAX_SHIFT, 9 + distance)))

@@ -79,7 +79,7 @@ def test_restore_brings_the_model_and_the_memory_back(device: Device) -> None:
     assert torch.equal(model(IDS).logits, before)
     assert model(IDS, output_router_logits=True).router_logits is not None
     # The inputs and outputs keep their room.
-    assert device.memory.free_bytes == free - device._workspace[1]
+    assert device.memory.free_bytes == free - device._workspace_bytes
     assert acceleration.report.commands > 0
     accelerate(model, device).restore()
 

@@ -99,7 +99,9 @@ def test_boards_lists_each_board_with_its_bandwidth(capsys: pytest.CaptureFixtur
     assert line.split()[-3:] == ["80", "32", "0.27"]
 
 
-def test_interrupt_and_closed_pipe_are_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_interrupt_and_closed_pipe_are_quiet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def interrupted(args: Any) -> int:
         raise KeyboardInterrupt
 
@@ -120,7 +122,7 @@ def test_missing_package_is_a_setup_error(monkeypatch: pytest.MonkeyPatch, capsy
         return execute
 
     monkeypatch.setattr(cli.boards, "execute", missing("yaml.nodes"))
-    fails(capsys, 3, "expected the Python package yaml, .* run `make setup`", "boards")
+    fails(capsys, 3, "expected the Python package yaml, got none; run `make setup`", "boards")
     monkeypatch.setattr(cli.boards, "execute", missing("moe_hw.nothing"))
     with pytest.raises(ModuleNotFoundError):
         cli.main(["boards"])
@@ -156,7 +158,7 @@ def test_generate_refuses(tmp_path: Path, checkpoint: Path, capsys: pytest.Captu
     fails(capsys, 4, "expected a checkpoint directory", "generate", "--model", tmp_path / "nothing", "-o", out)
     board = tmp_path / "small.yaml"
     text = (Path(driver.__file__).parents[1] / "boards" / "ulx3s-85f.yaml").read_text()
-    board.write_text(text.replace("token_blocks: 2048", "token_blocks: 64").replace("max_experts: 256", "max_experts: 4"))
+    board.write_text(text.replace("max_experts: 256", "max_experts: 4"))
     fails(capsys, 5, "6 experts, this accelerator at most 4; .* larger max_experts",
           "generate", "--board", board, "--model", checkpoint, "-o", out)  # fmt: skip
     assert not out.exists()
@@ -280,8 +282,8 @@ def damage(path: Path, kind: str) -> None:
         ("no config", "expected config.json, got none"),
         ("bad config", "config.json cannot be read"),
         ("no tokenizer", "copied: expected tokenizer.json or .*, got none"),
-        ("other sizes", "copied"),
-        ("more layers", "expected a weight model.layers.2.* are missing"),
+        ("other sizes", r"expected model.layers.0.mlp.experts.down_proj of shape \[6, 40, 32\], got \[6, 40, 24\]"),
+        ("more layers", "expected 11 more weights such as model.layers.2"),
         ("dense", "not a MoE model"),
         ("other experts", "model type: expected mixtral"),
         ("unknown type", "config.json cannot be read"),

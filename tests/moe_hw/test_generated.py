@@ -65,7 +65,7 @@ def test_changed_manifest_is_refused(tmp_path: Path, key: str, value: object, li
 
 
 def test_other_directories_are_neither_read_nor_replaced(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="which is none; generate it first"):
+    with pytest.raises(UsageError, match="which is none; make it first"):
         read_generated(tmp_path / "nothing")
     for text in (None, "{", '{"kind": "a memory image"}'):
         if text is not None:

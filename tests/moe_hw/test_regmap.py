@@ -12,7 +12,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "register-map.md"
 
 
 def test_documentation_page_is_up_to_date() -> None:
-    assert PAGE.read_text(encoding="utf-8") == regmap.as_markdown(), "run python -m moe_hw.regmap > docs/register-map.md"
+    text = PAGE.read_text(encoding="utf-8")
+    assert text == regmap.as_markdown(), "run python -m moe_hw.regmap > docs/register-map.md"
 
 
 def test_every_word_is_listed_with_its_place() -> None:

@@ -41,7 +41,9 @@ def test_swiglu(g: int, u: int, a_g: int, a_u: int) -> None:
     sign, mantissa, exponent = (int(part) for part in swiglu(g, u, a_g, a_u))
     gate, up = g * 2.0**a_g, u * 2.0**a_u
     value = (-1) ** sign * mantissa * 2.0**exponent
-    assert value == pytest.approx(gate * up / (1 + exp(-min(max(gate, -700), 700))), rel=1e-4, abs=abs(gate * up) * 4e-5)
+    assert value == pytest.approx(
+        gate * up / (1 + exp(-min(max(gate, -700), 700))), rel=1e-4, abs=abs(gate * up) * 4e-5
+    )
 
 
 @given(g=accumulators, u=accumulators, a_g=exponents, a_u=exponents)

@@ -230,15 +230,16 @@ async def batches_in_a_row(dut: Any, idle: str, pressure: str) -> None:
 
 @cocotb.test(timeout_time=2, timeout_unit="ms")
 async def saturation(dut: Any) -> None:
-    """Addends and sums beyond 48 bits, and that the status goes with the next batch."""
+    """Addends beyond 48 bits, sums beyond them on both sides, and that the status goes with the next batch."""
     bench = Bench(dut)
     await bench.start()
-    for headroom in ((-60, 20), (0, 3), (1, 1), (30, 40)):
+    large: list[Callable[[], int]] = [random_acc, lambda: -MOST_NEGATIVE - 1, lambda: MOST_NEGATIVE]
+    for headroom, draw_acc in [((-60, 20), large[0]), ((1, 1), large[1]), ((1, 1), large[2]), ((30, 40), large[0])]:
         batch = Batch(bench.arch, min(3, bench.arch.max_tokens), 1, 0, headroom)
         for _ in range(5):
-            batch.add_job()
+            batch.add_job(draw_acc=draw_acc, draw_weight=random_weight if draw_acc is random_acc else lambda: ONE)
         await bench.run(batch)
-        assert batch.overflow == (headroom[0] < 5)
+        assert batch.overflow == (headroom != (30, 40))
 
 
 @cocotb.test(timeout_time=2, timeout_unit="ms")

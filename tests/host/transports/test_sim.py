@@ -86,7 +86,7 @@ def test_generated_directory_is_built_from_its_files(tmp_path: Path, built: list
 @pytest.mark.parametrize(
     ("target", "line"),
     [
-        ("./nothing", "which is none; generate it first"),
+        ("./nothing", "which is none; make it first"),
         ("nothing", "board: expected one of .*ulx3s-85f"),
         ("./nothing.yaml", "nothing.yaml: expected a readable board file"),
     ],

@@ -1,0 +1,271 @@
+"""Images: the layout by brute force, records byte by byte, and every way in which a directory can be broken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moe_hw.arch import Arch
+from moe_hw.errors import ImageError, SetupError
+from moe_hw.formats import FORMATS, ROUTER, QuantisedMatrix, WeightFormat, quantise_tokens
+from moe_hw.image import (
+    LayerImage,
+    input_record,
+    matrix_bytes,
+    matrix_segment,
+    open_image,
+    read_output,
+    read_routing,
+    write_image,
+)
+from moe_hw.layer import random_layer
+from moe_hw.quantised import QuantisedLayer
+from moe_hw.registers import LAYER, LAYER_MAGIC
+from tests.moe_hw.layers import SPECS
+from tests.moe_hw.test_twins_array import random_matrix
+
+ARCH = Arch(columns=4)
+FORMS = [*FORMATS.values(), ROUTER]
+
+
+def unpack(segment: np.ndarray, rows: int, blocks: int, form: WeightFormat, columns: int) -> QuantisedMatrix:
+    """Section 2 of ``docs/memory-image.md``, a bit at a time."""
+    beat_bytes, groups = 4 * columns, -(-rows // columns)
+    codes = np.zeros((groups * columns, 32 * blocks), np.int64)
+    scales = np.zeros((groups * columns, blocks), np.int64)
+    beat = 0
+
+    def next_beat() -> list[int]:
+        nonlocal beat
+        beat += 1
+        return segment[(beat - 1) * beat_bytes : beat * beat_bytes].tolist()
+
+    scale_beat: list[int] = []
+    for tile in range(groups * blocks):
+        group, block = divmod(tile, blocks)
+        if tile % 4 == 0:
+            scale_beat = next_beat()
+            used = min(4, groups * blocks - tile) * columns
+            assert not any(scale_beat[used:])
+        for column in range(columns):
+            scales[group * columns + column, block] = scale_beat[columns * (tile % 4) + column]
+        for plane in range(form.bits):
+            value = -(1 << form.bits - 1) if plane == 0 else 1 << form.bits - 1 - plane
+            plane_beat = next_beat()
+            for r in range(32):
+                for c in range(columns):
+                    bit = columns * r + c
+                    codes[group * columns + c, 32 * block + r] += value * (plane_beat[bit // 8] >> bit % 8 & 1)
+    assert not segment[beat * beat_bytes :].any() and 0 <= len(segment) - beat * beat_bytes < 64
+    assert not codes[rows:].any()
+    frac, f = (scales[:rows] >> 5).astype(np.uint8), (scales[:rows] & 31).astype(np.uint8)
+    return QuantisedMatrix(codes[:rows], frac, f, (0,), form)
+
+
+@pytest.mark.parametrize("columns", [4, 8, 32])
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+@pytest.mark.parametrize(("rows", "blocks"), [(1, 1), (2, 3), (33, 2), (64, 5)])
+def test_segments_by_brute_force(rows: int, blocks: int, form: WeightFormat, columns: int) -> None:
+    matrix = random_matrix(np.random.default_rng([rows, columns]), rows, blocks, form)
+    segment = matrix_segment(matrix, columns)
+    assert segment.dtype == np.uint8 and len(segment) == matrix_bytes(rows, blocks, form.bits, columns)
+    found = unpack(segment, rows, blocks, form, columns)
+    assert np.array_equal(found.codes, matrix.codes)
+    assert np.array_equal(found.frac, matrix.frac) and np.array_equal(found.f, matrix.f)
+
+
+@pytest.mark.parametrize("form", ["int4", "int8"])
+@pytest.mark.parametrize("columns", [4, 8, 32])
+@pytest.mark.parametrize("name", SPECS)
+def test_segments_lie_where_the_descriptor_says(name: str, columns: int, form: str) -> None:
+    layer = QuantisedLayer(random_layer(SPECS[name]), form)
+    spec, image = layer.spec, LayerImage(layer, columns)
+    memory = np.full(image.size, 0xAA, np.uint8)
+    end = 0
+    for _, offset, data in image.segments():
+        assert offset == end and offset % 64 == 0
+        end = offset + len(data)
+        memory[offset:end] = data
+    assert end == image.size
+
+    words = LAYER.unpack(memory[:128].view("<u4"))
+    assert words["magic"] == LAYER_MAGIC
+    assert {key: words[key] for key in layer.descriptor()} == layer.descriptor()
+
+    def holds(address: int, matrix: QuantisedMatrix) -> bool:
+        segment = matrix_segment(matrix, columns)
+        return bool(np.array_equal(memory[64 * address : 64 * address + len(segment)], segment))
+
+    assert holds(words["router_address"], layer.router)
+    for index in range(spec.router.experts):
+        address = words["expert_address"] + index * words["expert_stride"]
+        assert holds(address, layer.expert(index).gate_up)
+        assert holds(address + words["expert_down"], layer.expert(index).down)
+    if layer.shared:
+        assert holds(words["shared_address"], layer.shared.gate_up)
+        assert holds(words["shared_address"] + words["shared_down"], layer.shared.down)
+    else:
+        assert words["shared_address"] == words["shared_down"] == 0
+
+
+@given(seed=st.integers(0, 99), tokens=st.integers(0, 5), hidden=st.sampled_from([1, 2, 31, 32, 33, 96]))
+@settings(deadline=None)
+def test_input_record(seed: int, tokens: int, hidden: int) -> None:
+    batch = quantise_tokens(torch.randn(tokens, hidden, generator=torch.Generator().manual_seed(seed)))
+    record = input_record(batch)
+    blocks = -(-hidden // 32)
+    half = 32 * tokens * blocks
+    assert len(record) == -(-tokens * blocks * 66 // 64) * 64
+    assert np.array_equal(record[:half].view(np.int8).reshape(batch.hi.shape), batch.hi)
+    assert np.array_equal(record[half : 2 * half].view(np.int8).reshape(batch.lo.shape), batch.lo)
+    exponents = [int.from_bytes(record[at : at + 2].tobytes(), "little", signed=True)
+                 for at in range(2 * half, 2 * half + 2 * tokens * blocks, 2)]  # fmt: skip
+    assert exponents == batch.exponents.ravel().tolist()
+    assert not record[2 * half + 2 * tokens * blocks :].any()
+
+
+def test_output_without_its_padding() -> None:
+    words = np.arange(3 * 64, dtype="<f4").reshape(3, 64)
+    output = read_output(words.view(np.uint8).ravel(), 3, SPECS["odd"])
+    assert output.dtype == torch.float32 and torch.equal(output, torch.from_numpy(words[:, :33].copy()))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_routing_without_the_shared_expert(name: str) -> None:
+    spec = SPECS[name]
+    entries = spec.router.top_k + (spec.shared is not None)
+    record = np.zeros((2, entries, 2), "<u4")
+    record[..., 0] = np.arange(2 * entries).reshape(2, entries)
+    record[..., 1] = (np.arange(2 * entries, dtype="<f4") / 8).view("<u4").reshape(2, entries)
+    experts, weights = read_routing(record.view(np.uint8).ravel(), 2, spec)
+    assert experts.dtype == torch.int64 and weights.dtype == torch.float32
+    expected = np.arange(2 * entries).reshape(2, entries)[:, : spec.router.top_k]
+    assert experts.tolist() == expected.tolist() and weights.tolist() == (expected / 8).tolist()
+
+
+def layers(*names: str) -> list[tuple[str, QuantisedLayer]]:
+    return [(name, QuantisedLayer(random_layer(SPECS[name]), "int8" if name == "odd" else "int4")) for name in names]
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    write_image(tmp_path / "image", layers("odd", "twos"), ARCH)
+    return tmp_path / "image"
+
+
+def test_directory_round_trip(image: Path) -> None:
+    opened = open_image(image)
+    assert opened.arch == ARCH and [layer.name for layer in opened.layers] == ["odd", "twos"]
+    for stored, (name, quantised) in zip(opened.layers, layers("odd", "twos"), strict=True):
+        packed = LayerImage(quantised, ARCH.columns)
+        assert (stored.spec, stored.bits, stored.size) == (SPECS[name], packed.bits, packed.size)
+        assert stored.weight_format == quantised.format.name and stored.config_hash == ARCH.hash
+        for found, expected in zip(stored.segments(), packed.segments(), strict=True):
+            assert found[:2] == expected[:2] and np.array_equal(found[2], expected[2])
+
+
+def test_packing_again_gives_the_same_bytes(image: Path) -> None:
+    before = {file.name: file.read_bytes() for file in image.iterdir()}
+    write_image(image, layers("odd", "twos"), ARCH)
+    assert {file.name: file.read_bytes() for file in image.iterdir()} == before
+
+
+def test_packing_over_a_larger_image_leaves_nothing_of_it(image: Path) -> None:
+    write_image(image, layers("ones"), ARCH)
+    assert sorted(file.name for file in image.iterdir()) == ["layer-0.bin", "manifest.json"]
+
+
+def test_progress_names_layers_and_segments(tmp_path: Path) -> None:
+    lines: list[str] = []
+    write_image(tmp_path, layers("twos"), ARCH, lines.append)
+    segments = ["quantising", "descriptor", "router", "expert 0", "expert 1", "shared"]
+    assert lines == [f"twos: {segment}" for segment in segments]
+
+
+def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ImageError, match=r"expected an image or an empty directory, got thesis\.tex; choose another"):
+        write_image(tmp_path, layers("ones"), ARCH)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_path_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SetupError, match="cannot write the image: "):
+        write_image(tmp_path / "file" / "image", layers("ones"), ARCH)
+
+
+def test_an_interrupted_pack_is_not_an_image(image: Path) -> None:
+    def interrupt(line: str) -> None:
+        if line == "odd: expert 3":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_image(image, layers("odd"), ARCH, interrupt)
+    with pytest.raises(ImageError, match=r"expected an image with a manifest\.json, got none"):
+        open_image(image)
+    write_image(image, layers("odd"), ARCH)
+    assert len(open_image(image).layers) == 1
+
+
+def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        manifest = json.loads((path / "manifest.json").read_text())
+        change(manifest)
+        (path / "manifest.json").write_text(json.dumps(manifest))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: (path / "manifest.json").unlink(), r"expected an image with a manifest\.json, got none"),
+        (lambda path: (path / "manifest.json").write_text('{"layers": '), "expected a manifest, got JSONDecodeError"),
+        (lambda path: (path / "manifest.json").write_text("[]"), "expected a manifest, got TypeError"),
+        (lambda path: (path / "manifest.json").write_bytes(b"\xff\xfe"), "expected a manifest, got UnicodeDecodeError"),
+        (edit(lambda m: m.update(layout_version=99)), "expected layout version 1, got 99; pack the model again"),
+        (edit(lambda m: m.pop("arch")), "expected a manifest, got KeyError"),
+        (edit(lambda m: m["arch"].update(columns=8)), "expected configuration hash .* of its sizes, got"),
+        (edit(lambda m: m["layers"][0].update(weight_format="int3")), "expected a manifest, got KeyError"),
+        (edit(lambda m: m["layers"][1]["spec"].pop("router")), "expected a manifest, got KeyError"),
+        (lambda path: (path / "layer-1.bin").unlink(), "expected the image of twos, got no file"),
+        (lambda path: (path / "layer-0.bin").write_bytes(b"short"), r"layer-0\.bin: expected \d+ bytes, got 5"),
+    ],
+)
+def test_damage_that_opening_sees(image: Path, damage: Callable[[Path], object], message: str) -> None:
+    damage(image)
+    with pytest.raises(ImageError, match=message):
+        open_image(image)
+
+
+def test_no_directory(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="nothing: expected an image with a manifest.json, got none .*`moe-hw pack`"):
+        open_image(tmp_path / "nothing")
+
+
+def test_corrupt_bytes_are_found_in_their_segment(image: Path) -> None:
+    layer = open_image(image).layers[0]
+    names, offsets = zip(*((name, offset) for name, offset, _ in layer.segments()), strict=True)
+    file = image / "layer-0.bin"
+    good = file.read_bytes()
+    for name, offset in zip(names, offsets, strict=True):
+        file.write_bytes(good[: offset + 5] + bytes([good[offset + 5] ^ 1]) + good[offset + 6 :])
+        with pytest.raises(ImageError, match=f"expected CRC-32 0x.* of {name}, got 0x.*; the file is corrupt"):
+            list(layer.segments())
+
+
+def test_segments_are_read_one_at_a_time(image: Path) -> None:
+    """Damage behind the segments that are read is not seen: nothing was read ahead."""
+    file = image / "layer-0.bin"
+    layer = open_image(image).layers[0]
+    file.write_bytes(file.read_bytes()[:-1] + b"\x55")
+    segments = layer.segments()
+    assert [next(segments)[0] for _ in range(3)] == ["descriptor", "router", "expert 0"]
