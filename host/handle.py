@@ -147,7 +147,8 @@ class Handle:
             counters={word.name: completion[word.name] for word in COUNTERS},
             experts=used,
             dram_read_bytes=completion["read_words"] * word_bytes,
-            dram_write_bytes=completion["write_words"] * word_bytes,
+            # The completion record is not among the words that it counts.
+            dram_write_bytes=completion["write_words"] * word_bytes + COMPLETION.size_bytes,
             necessary_bytes=necessary,
             memory_limit_cycles=necessary / device.transport.memory_bytes_per_cycle,
             compute_limit_cycles=self.footprint.array_cycles(tokens),

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moe_hw.arch import PLANES_PER_PASS, ROWS, Arch
+from moe_hw.arch import PLANES_PER_PASS, ROWS, TILES_PER_SCALE_BEAT, Arch
 from moe_hw.errors import DeviceError
 from moe_hw.formats import ROUTER
-from moe_hw.image import matrix_bytes
+from moe_hw.image import aligned
 from moe_hw.registers import COMMAND, COMPLETION, LAYER
 from moe_hw.spec import LayerSpec
 
@@ -59,16 +59,30 @@ class Footprint:
         shared = ROWS * (self.spec.hidden_blocks + self.spec.shared_blocks) if self.spec.shared else 0
         return tokens * (router + elements + shared)
 
-    def weight_bytes(self, experts: int) -> int:
-        """Bytes of the descriptor, the router, ``experts`` routed experts and the shared one."""
+    def _segments(self, experts: int) -> list[tuple[int, int]]:
+        """(number, bytes without padding) of the matrices of router, ``experts`` routed experts and shared expert."""
+
+        def matrix(rows: int, depth: int, bits: int) -> int:
+            tiles = -(-rows // self.columns) * depth
+            return (-(-tiles // TILES_PER_SCALE_BEAT) + tiles * bits) * ROWS * self.columns // 8
+
         hidden = self.spec.hidden_blocks
+        segments = [(1, matrix(self.spec.router_rows, hidden, ROUTER.bits))]
+        for number, inter in ((experts, self.spec.inter_blocks), (1, self.spec.shared_blocks)):
+            segments.append((number, matrix(2 * ROWS * inter, hidden, self.bits)))
+            segments.append((number, matrix(ROWS * hidden, inter, self.bits)))
+        return segments
 
-        def expert(inter: int) -> int:
-            gate_up = matrix_bytes(2 * ROWS * inter, hidden, self.bits, self.columns)
-            return gate_up + matrix_bytes(ROWS * hidden, inter, self.bits, self.columns)
+    def weight_bytes(self, experts: int) -> int:
+        """Bytes that a command reads of a layer's image if ``experts`` routed experts have a token."""
+        return LAYER.size_bytes + sum(number * size for number, size in self._segments(experts))
 
-        router = matrix_bytes(self.spec.router_rows, hidden, ROUTER.bits, self.columns)
-        return LAYER.size_bytes + router + experts * expert(self.spec.inter_blocks) + expert(self.spec.shared_blocks)
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of the layer's image, its padding included."""
+        return LAYER.size_bytes + sum(
+            number * aligned(size) for number, size in self._segments(self.spec.router.experts)
+        )
 
     def input_bytes(self, tokens: int) -> int:
         """Bytes of an input record, without padding."""

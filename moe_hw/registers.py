@@ -7,8 +7,8 @@ All words are 32 bits, little-endian. Addresses and offsets count in units of 64
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Iterable, Mapping
 
 import numpy as np
 

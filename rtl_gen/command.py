@@ -211,11 +211,10 @@ class Command(wiring.Component):
         ]
 
         with m.FSM():
-            with m.State("idle"):
-                with m.If(self.head != self.tail):
-                    m.d.comb += self.starting.eq(1)
-                    m.d.sync += [status.eq(Status.OK), completion_index.eq(0)]
-                    m.next = "command"
+            with m.State("idle"), m.If(self.head != self.tail):
+                m.d.comb += self.starting.eq(1)
+                m.d.sync += [status.eq(Status.OK), completion_index.eq(0)]
+                m.next = "command"
             with m.State("command"):
                 m.d.comb += self.setting_up.eq(1)
                 fetch(self.ring_base + (self.head & self.ring_mask), COMMAND.size_bytes)

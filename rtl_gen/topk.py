@@ -19,17 +19,27 @@ class TopK(wiring.Component):
     from its front: ``pop`` removes the largest and moves the others forward. Takes one key or gives one entry a
     cycle; latency 1.
 
-    Parameters:
-        size: entries that are kept.
-        key_bits: width of the signed keys.
-        index_bits: width of the index that travels with a key.
+    Parameters
+    ----------
+    size : int
+        Entries that are kept.
+    key_bits : int
+        Width of the signed keys.
+    index_bits : int
+        Width of the index that travels with a key.
 
-    Members:
-        clear: empties the chain. It wins over ``valid``.
-        valid: insert ``entry``. It wins over ``pop``.
-        entry: key and index. Indices are expected to ascend, so that ties go to the lower one.
-        pop: remove ``front``.
-        front: the largest entry; meaningless if the chain is empty.
+    Members
+    -------
+    clear : In(1)
+        Empties the chain; wins over ``valid``.
+    valid : In(1)
+        Insert ``entry``; wins over ``pop``.
+    entry : In(entry_layout)
+        Key and index. Indices ascend, so that ties go to the lower one.
+    pop : In(1)
+        Remove ``front``.
+    front : Out(entry_layout)
+        The largest entry; meaningless if the chain is empty.
     """
 
     def __init__(self, size: int, key_bits: int, index_bits: int):
@@ -37,9 +47,7 @@ class TopK(wiring.Component):
         self.key_bits = key_bits
         self.index_bits = index_bits
         layout = entry_layout(key_bits, index_bits)
-        super().__init__(
-            {"clear": In(1), "valid": In(1), "entry": In(layout), "pop": In(1), "front": Out(layout)}
-        )
+        super().__init__({"clear": In(1), "valid": In(1), "entry": In(layout), "pop": In(1), "front": Out(layout)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -24,7 +24,8 @@ _FOLDER = Path(__file__).parent
 _HARNESS = ("harness.cpp", "axi_memory.h", "dram.cpp", "dram.h")
 _DRAM = ("dram.cpp", "dram.h")
 _JOBS = 2
-_OPTIMISE = ("OPT_FAST=-O2", "OPT_SLOW=-O1", "OPT_GLOBAL=-O2")
+_OPTIMISE = ("OPT_FAST=-O1", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2")
+"""-O2 doubles the build (35 s for 19 s on two cores) for a simulation 4 % faster."""
 
 _COMPILE = "-std=c++17 -fPIC -fno-gnu-unique"
 """``-fno-gnu-unique``: several accelerators live in one process, each with its own copy of Verilator's runtime."""

@@ -74,14 +74,14 @@ def _checked_layers(args: argparse.Namespace, arch: Any, memory_bytes: int) -> l
         check_layer(spec, arch, f"a layer of {args.model}")
         footprint = Footprint(spec, arch.columns, bits)
         count = specs.count(spec)
-        total += count * footprint.weight_bytes(spec.router.experts)
+        total += count * footprint.image_bytes
         layers.append(
             {
                 "count": count,
                 "spec": spec.as_dict(),
                 "format": args.format,
                 "tokens": footprint.max_tokens(arch),
-                "bytes": footprint.weight_bytes(spec.router.experts),
+                "bytes": footprint.image_bytes,
             }
         )
     if total > memory_bytes:

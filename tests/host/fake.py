@@ -139,7 +139,7 @@ class FakeTransport(Transport):
         self.write(64 * command["output"], result.output.numpy())
         self.write(64 * command["routing"], routing)
         moved_in = COMMAND.size_bytes + LAYER.size_bytes + 66 * count * blocks + unpacked.bytes_read
-        moved_out = result.output.numpy().nbytes + routing.nbytes + COMPLETION.size_bytes
+        moved_out = result.output.numpy().nbytes + routing.nbytes
         word = self.arch.data_bits // 8
         return {
             "cycles": 5000 + 7 * count,
@@ -235,7 +235,7 @@ class Unpacked(QuantisedLayer):
         beat = 4 * columns
         size = (-(-tiles // 4) + tiles * bits) * beat
         beats = self._transport.read(self._base + 64 * offset, size).reshape(-1, beat)
-        self.bytes_read += -(-size // 64) * 64
+        self.bytes_read += size
         codes = np.zeros((groups * columns, 32 * blocks), np.int16)
         scales = np.zeros((groups * columns, blocks), np.uint8)
         powers = 1 << np.arange(bits - 1, -1, -1)

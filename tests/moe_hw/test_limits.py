@@ -48,11 +48,13 @@ def test_tokens_of_a_command(sizes: dict[str, int], tokens: int) -> None:
 @pytest.mark.parametrize("columns", [4, 8, 32])
 @pytest.mark.parametrize("weight_format", ["int4", "int8"])
 @pytest.mark.parametrize("shared", [None, SharedSpec(97, gated=True), SharedSpec(1, gated=False)])
-def test_weight_bytes_of_all_experts_are_the_size_of_the_image(
+def test_image_bytes_are_the_size_of_the_image(
     columns: int, weight_format: str, shared: SharedSpec | None
 ) -> None:
     from moe_hw.image import LayerImage
 
     quantised = QuantisedLayer(random_layer(LayerSpec(65, RouterSpec(9, 2), ExpertSpec(33), shared)), weight_format)
     footprint = Footprint(quantised.spec, columns, quantised.format.bits)
-    assert footprint.weight_bytes(9) == LayerImage(quantised, columns).size
+    assert footprint.image_bytes == LayerImage(quantised, columns).size
+    # Less than a unit of padding for each of the router's and the experts' matrices.
+    assert 0 <= footprint.image_bytes - footprint.weight_bytes(9) < 64 * (1 + 2 * (9 + (shared is not None)))

@@ -22,7 +22,6 @@ from sim.bench.runner import parameter, run_bench
 from sim.bench.streams import PATTERNS, pack, receive, reset, send, start
 
 MOST_NEGATIVE = -(1 << ACC_BITS - 1)
-ZERO = {"mantissa": 0, "exponent": -2048}
 ONE = {"mantissa": 1 << 15, "exponent": -15}
 
 
@@ -37,7 +36,7 @@ def bench_combine(columns: int, tokens: int) -> Combine:
 
 def random_weight() -> dict[str, int]:
     if random.random() < 0.1:
-        return ZERO
+        return {"mantissa": 0, "exponent": random.choice([-2048, -15])}
     mantissa = random.choice([1 << 15, (1 << 16) - 1, random.randrange(1 << 15, 1 << 16)])
     return {"mantissa": mantissa, "exponent": random.choice([-15, -16, -20, -60])}
 
@@ -230,21 +229,33 @@ async def batches_in_a_row(dut: Any, idle: str, pressure: str) -> None:
 
 @cocotb.test(timeout_time=2, timeout_unit="ms")
 async def saturation(dut: Any) -> None:
-    """Addends beyond 48 bits, sums beyond them on both sides, and that the status goes with the next batch."""
+    """Addends beyond 48 bits, and that the status goes with the next batch."""
     bench = Bench(dut)
     await bench.start()
-    large: list[Callable[[], int]] = [random_acc, lambda: -MOST_NEGATIVE - 1, lambda: MOST_NEGATIVE]
-    for headroom, draw_acc in [((-60, 20), large[0]), ((1, 1), large[1]), ((1, 1), large[2]), ((30, 40), large[0])]:
+    for headroom in ((-60, 20), (30, 40)):
         batch = Batch(bench.arch, min(3, bench.arch.max_tokens), 1, 0, headroom)
         for _ in range(5):
-            batch.add_job(draw_acc=draw_acc, draw_weight=random_weight if draw_acc is random_acc else lambda: ONE)
+            batch.add_job()
         await bench.run(batch)
-        assert batch.overflow == (headroom != (30, 40))
+        assert batch.overflow == (headroom == (-60, 20))
+
+
+@cocotb.test(timeout_time=2, timeout_unit="ms")
+async def sums_just_beyond(dut: Any) -> None:
+    """Three addends of 2^45 fit a word, four are just beyond it, on either side."""
+    bench = Bench(dut)
+    await bench.start()
+    for acc, jobs in itertools.product((MOST_NEGATIVE, -MOST_NEGATIVE - 1), (3, 4, 5)):
+        batch = Batch(bench.arch, 1, 1, 0, (2, 2))
+        for _ in range(jobs):
+            batch.add_job(draw_acc=lambda acc=acc: acc, draw_weight=lambda: ONE)
+        await bench.run(batch)
+        assert batch.overflow == (jobs > 3)
 
 
 @cocotb.test(timeout_time=2, timeout_unit="ms")
 async def all_float_exponents(dut: Any) -> None:
-    """Words around float32's smallest normal and its largest number."""
+    """Words far below float32's smallest normal, around it, around the largest number and far beyond it."""
     bench = Bench(dut)
     await bench.start()
     for combine_exponent in (-600, -230, -190, -170, -150, -130, 60, 80, 95, 120, 600):
@@ -255,13 +266,27 @@ async def all_float_exponents(dut: Any) -> None:
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def rounding_to_even(dut: Any) -> None:
-    """Words at and next to the tie between two floats."""
+    """Words at and next to the tie between two floats: of any size, up to the largest, and below the smallest."""
     bench = Bench(dut)
     await bench.start()
-    for sign, low in itertools.product((-1, 1), (1, 2, 22)):
-        batch = Batch(bench.arch, bench.arch.max_tokens, 1, 0, (0, 0))
+    for sign, low, bound in itertools.product((-1, 1), (1, 22), (50, 128, -126)):
+        batch = Batch(bench.arch, bench.arch.max_tokens, 1, bound - 24 - low, (0, 0))
+        batch.token_exponents = [0] * batch.tokens
         for piece in tie_pieces(sign, low):
             batch.add_job(draw_acc=piece, draw_weight=lambda: ONE)
+        await bench.run(batch)
+
+
+@cocotb.test(timeout_time=2, timeout_unit="ms")
+async def float_limits(dut: Any) -> None:
+    """Words of 32 bit lengths in a row, across the smallest normal and the largest number."""
+    bench = Bench(dut)
+    await bench.start()
+    for exponent, ones in itertools.product((-140, 112), (1, 0x7FFF)):
+        batch = Batch(bench.arch, 1, 1, exponent, (0, 0))
+        batch.token_exponents = [0]
+        words = iter([random.choice([-1, 1]) * (ones << place) for place in range(ROWS)])
+        batch.add_job(draw_acc=lambda words=words: next(words), draw_weight=lambda: ONE)
         await bench.run(batch)
 
 

@@ -84,10 +84,10 @@ class TopKSpecification(wiring.Component):
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_entries_come_out_in_order(size):
+def test_entries_come_out_in_order(size: int) -> None:
     prove(TopKSpecification(size), depth=8)
 
 
-def test_the_proof_can_fail():
+def test_the_proof_can_fail() -> None:
     with pytest.raises(AssertionError, match="Assert failed"):
         prove(TopKSpecification(3, later_first=True), depth=6)

@@ -64,9 +64,9 @@ def random_logits(arch: Arch, layer: dict[str, int]) -> np.ndarray:
     """[tokens, groups * columns] accumulators; the padding behind the rows is larger than any logit."""
     width = random.choice([1, 3, 20, 36, 44, 48])
     words = layer["tokens"], groups_of(arch, layer) * arch.columns
-    logits = [random.getrandbits(ACC_BITS) - LARGEST >> ACC_BITS - width for _ in range(words[0] * words[1])]
+    logits = [random.getrandbits(ACC_BITS) - LARGEST - 1 >> ACC_BITS - width for _ in range(words[0] * words[1])]
     logits = np.array(logits, np.int64).reshape(words)
-    logits[:, layer["experts"] + layer["shared_gate"]:] = LARGEST
+    logits[:, layer["experts"] + layer["shared_gate"] :] = LARGEST
     return logits
 
 
@@ -137,6 +137,12 @@ async def random_batches(dut: Any, idle: str, pressure: str) -> None:
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
+async def the_most_tokens(dut: Any) -> None:
+    await start(dut)
+    await check_random(dut, experts=2, tokens=bench_arch().max_tokens)
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
 @cocotb.parametrize(normalise=[0, 1], gated=[0, 1])
 async def every_expert_is_chosen(dut: Any, normalise: int, gated: int) -> None:
     await start(dut)
@@ -192,9 +198,7 @@ async def a_logit_a_cycle(dut: Any) -> None:
         layer = random_layer(
             arch, experts=arch.max_experts, normalise=normalise, shared_gate=gated, shared_blocks=gated
         )
-        task = cocotb.start_soon(
-            check(dut, layer, random_logits(arch, layer), [0] * layer["tokens"])
-        )
+        task = cocotb.start_soon(check(dut, layer, random_logits(arch, layer), [0] * layer["tokens"]))
         busy = 0
         while not task.done():
             await ReadOnly()

@@ -1,0 +1,92 @@
+"""The driver on the real Verilog: bit-exact whatever the bus does, and usable again after every error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from host.driver import Device, open_device
+from host.transports.sim import SimTransport
+from moe_hw.errors import DeviceError, DeviceTimeout
+from moe_hw.layer import MoELayer, random_layer
+from moe_hw.spec import SharedSpec
+from moe_hw.twins.layer import golden
+from sim.board import SimulatedBoard
+from tests.host.support import assert_equal, spec
+
+
+@pytest.fixture(scope="module")
+def device() -> Iterator[Device]:
+    with open_device("sim:ulx3s-85f") as opened:
+        yield opened
+
+
+@pytest.fixture
+def board(device: Device) -> Iterator[SimulatedBoard]:
+    """The board behind the device; what a test did to it is undone."""
+    assert isinstance(device.transport, SimTransport)
+    simulated = device.transport.simulated
+    yield simulated
+    simulated.set_dead(False)
+    simulated.set_stall(0, 0.0)
+    simulated.clear_faults()
+
+
+LAYERS = (
+    (random_layer(spec(), 1), "int4"),
+    (random_layer(spec(hidden=64, inter=70, experts=9, top_k=3, normalise=False), 2), "int8"),
+    (random_layer(spec(hidden=1, inter=1, experts=2, top_k=1), 3), "int4"),
+    (random_layer(spec(experts=8, shared=SharedSpec(40, gated=True)), 4), "int4"),
+    (random_layer(spec(shared=SharedSpec(5, gated=False)), 5), "int8"),
+)
+
+
+def tokens(layer: MoELayer, count: int) -> torch.Tensor:
+    return torch.randn(count, layer.spec.hidden, generator=torch.Generator().manual_seed(count))
+
+
+@pytest.mark.parametrize(("layer", "weight_format"), LAYERS)
+@pytest.mark.parametrize("stall", [0.0, 0.5])
+def test_layers_equal_the_golden_model(
+    device: Device, board: SimulatedBoard, layer: MoELayer, weight_format: str, stall: float
+) -> None:
+    board.set_stall(7, stall)
+    handle = device.load(layer, weight_format)
+    for count in (1, 2, 19):
+        x = tokens(layer, count)
+        result = handle(x)
+        assert_equal(result, golden(layer, x, weight_format))
+        assert result.report.counters["busy"] == result.report.compute_limit_cycles
+        # Only the last bus word of an input record holds more than it must.
+        surplus = result.report.dram_bytes - result.report.necessary_bytes
+        assert 0 <= surplus < result.report.commands * device.arch.data_bits // 8
+    device.unload(handle)
+
+
+@pytest.mark.parametrize("kind", ["read", "write"])
+def test_bus_error_is_a_status_and_the_device_works_again(device: Device, board: SimulatedBoard, kind: str) -> None:
+    layer, weight_format = LAYERS[0]
+    handle = device.load(layer, weight_format)
+    x = tokens(layer, 3)
+    # The image but its descriptor, or the records but the completion, which come last.
+    start, size = (handle.address + 128, 64) if kind == "read" else (device.workspace + 448, 64)
+    board.add_fault(kind, start, size)
+    with pytest.raises(DeviceError, match="while (weights were read|results were written)"):
+        handle(x)
+    board.clear_faults()
+    assert_equal(handle(x), golden(layer, x, weight_format))
+    device.unload(handle)
+
+
+def test_dead_memory_is_a_timeout_and_the_device_works_again(device: Device, board: SimulatedBoard) -> None:
+    layer, weight_format = LAYERS[0]
+    handle = device.load(layer, weight_format)
+    x = tokens(layer, 3)
+    board.set_dead()
+    with pytest.raises(DeviceTimeout, match="the device waits for: COMMAND_FETCH"):
+        handle(x)
+    board.set_dead(False)
+    assert_equal(handle(x), golden(layer, x, weight_format))
+    device.unload(handle)
