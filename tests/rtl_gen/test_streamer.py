@@ -86,54 +86,6 @@ async def take_planes(dut, arch: Arch, expected: list[int], pattern: streams.Pat
     dut.beat_pop.value = 0
 
 
-@cocotb.test(timeout_time=20, timeout_unit="ms")
-@cocotb.parametrize(idle=list(streams.PATTERNS), stall=list(streams.PATTERNS))
-async def segments_arrive(dut, idle, stall):
-    """Segments of all shapes, memory and array pausing at random."""
-    arch = sizes(int(parameter("columns")), int(parameter("data_bits")))
-    shapes = [(1, 1, 1), (1, 1, 4), (3, 1, 1), (2, 3, 2), (5, 7, 1), (1, 4, 1), (2, 2, 4)]
-    random.shuffle(shapes)
-    memory, segments, planes, scales = lay_out(arch, shapes)
-    dut.base.value, dut.clear.value, dut.beat_pop.value = BASE, 0, 0
-    await streams.start(dut)
-    cocotb.start_soon(serve_reads(dut, arch, memory, streams.PATTERNS[idle]))
-    cocotb.start_soon(streams.send(dut, "segments", segment_layout(arch), segments))
-    scale_task = cocotb.start_soon(
-        streams.receive(dut, "scales", arch.beat_bits, len(scales), streams.PATTERNS[stall])
-    )
-    await take_planes(dut, arch, planes, streams.PATTERNS[stall])
-    assert await scale_task == scales
-    assert int(dut.error.value) == 0
-
-
-async def take_planes(dut, arch: Arch, expected: list[int], pattern: streams.Pattern) -> None:
-    """Pops beats like the sequencer; checks what is written where, and that no beat is overwritten too early."""
-    bank: dict[int, int] = {}
-    popped_at: dict[int, int] = {}
-    written = popped = cycle = 0
-    active = pattern()
-    while popped < len(expected):
-        await ReadWrite()  # the array takes a beat in the cycle in which it is ready
-        pop = int(dut.beat_ready.value) and next(active)
-        dut.beat_pop.value = int(pop)
-        await ReadOnly()
-        if int(dut.plane_write.value):
-            address = int(dut.plane_address.value)
-            assert address == written % arch.expert_beats
-            if written >= arch.expert_beats:
-                assert written - popped <= arch.expert_beats, "a beat that waits was overwritten"
-                assert cycle - popped_at[written - arch.expert_beats] >= RELEASE_DELAY
-            bank[address] = int(dut.beat.value)
-            written += 1
-        if pop:
-            assert bank[popped % arch.expert_beats] == expected[popped], f"beat {popped}"
-            popped_at[popped] = cycle
-            popped += 1
-        await RisingEdge(dut.clk)
-        cycle += 1
-    dut.beat_pop.value = 0
-
-
 def written_visible(dut) -> int:
     """More than any count while ``beat_ready`` is up, else 0."""
     return (1 << 30) * int(dut.beat_ready.value)
