@@ -200,7 +200,7 @@ def _value(hint: Any, value: Any, source: str, key: str) -> Any:
         return {name: _value(int, item, source, f"{key}.{name}") for name, item in value.items()}
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is str:
-        ok, expected = isinstance(value, str) and value.strip() != "", "text"
+        ok, expected = isinstance(value, str) and value.strip() != "" and value.isprintable(), "one line of text"
     elif hint is int:
         ok, expected = number and isinstance(value, int) and value > 0, "a whole number above 0"
     else:

@@ -113,7 +113,7 @@ class Device:
         self, layer: MoELayer | QuantisedLayer | StoredLayer, weight_format: str, name: str
     ) -> LayerImage | StoredLayer:
         if isinstance(layer, MoELayer):
-            layer = QuantisedLayer(layer, weight_format)
+            layer = QuantisedLayer(layer, weight_format, name)
         if isinstance(layer, QuantisedLayer):
             return LayerImage(layer, self.arch.columns)
         if layer.config_hash != self.arch.hash:

@@ -70,6 +70,14 @@ class Handle:
         """The layer is still on its device."""
         return self._device is not None
 
+    def unload(self) -> None:
+        """Free the layer's device memory; the handle cannot be called any more.
+
+        Raises:
+            DeviceError: it was unloaded before.
+        """
+        self._connected().unload(self)
+
     def detach(self) -> None:
         """Forget the device; ``Device.unload`` calls it."""
         self._device = None
@@ -88,8 +96,7 @@ class Handle:
             DeviceTimeout: the device did not answer in time; it was reset and can be used again.
             DeviceError: the device answered an error; it can be used again.
         """
-        if self._device is None:
-            raise DeviceError(f"{self.name} was unloaded from its device; load it again")
+        device = self._connected()
         if not x.is_floating_point() or x.ndim < 1 or x.shape[-1] != self.spec.hidden:
             raise InputError(
                 f"{self.name}: expected floating point activations [..., {self.spec.hidden}], "
@@ -99,7 +106,7 @@ class Handle:
         batches = [tokens[at : at + self.max_tokens] for at in range(0, len(tokens), self.max_tokens)]
         results: list[Result] = []
         for at in range(0, len(batches), RING_COMMANDS):
-            results += self._run(self._device, batches[at : at + RING_COMMANDS])
+            results += self._run(device, batches[at : at + RING_COMMANDS])
         top_k = self.spec.router.top_k
         output = torch.cat([torch.zeros(0, self.spec.hidden), *(result.output for result in results)])
         return Result(
@@ -108,6 +115,11 @@ class Handle:
             weights=torch.cat([torch.zeros(0, top_k), *(result.weights for result in results)]),
             report=sum((result.report for result in results if result.report), Report()),
         )
+
+    def _connected(self) -> Device:
+        if self._device is None:
+            raise DeviceError(f"{self.name} was unloaded from its device; load it again")
+        return self._device
 
     def _run(self, device: Device, batches: list[Tokens]) -> list[Result]:
         """Run at most a ring of batches together."""

@@ -157,7 +157,7 @@ def accelerate(
         for number, (name, parent, attribute, block) in enumerate(blocks):
             if progress:
                 progress(number, len(blocks), name)
-            quantised = QuantisedLayer(MoELayer.from_module(block), weight_format)
+            quantised = QuantisedLayer(MoELayer.from_module(block), weight_format, name)
             handle = device.load(quantised, name=name)
             totals = LayerTotals(name)
             layers.append(totals)

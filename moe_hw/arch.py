@@ -25,6 +25,12 @@ ACC_BITS = 48
 EXP_BITS = 12
 """Bits of every signed exponent inside the accelerator."""
 
+EXP_MIN = -(1 << EXP_BITS - 1)
+"""Exponent of a zero inside the accelerator."""
+
+EXP_ZERO = -200
+"""Exponent that a block of zeros is given."""
+
 
 class ArchError(ValueError):
     """A combination of sizes that cannot be built."""

@@ -167,6 +167,8 @@ def layer_specs(config: Any) -> list[LayerSpec]:
         raise ModelError(f"{config.model_type} is not a MoE model: its configuration names no experts")
     dense = set(getattr(config, "mlp_only_layers", None) or ())
     step = getattr(config, "decoder_sparse_step", 1)
+    if step < 1:
+        raise ModelError(f"{config.model_type}: decoder_sparse_step: expected at least 1, got {step}; mend config.json")
     count = sum(
         1
         for index in range(config.num_hidden_layers)

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from moe_hw.arch import PLANES_PER_PASS, ROWS
+from moe_hw.arch import EXP_ZERO, PLANES_PER_PASS, ROWS
 from moe_hw.errors import InputError, ModelError, UsageError
-
-EXP_ZERO = -200
-"""Exponent of a block of zeros."""
 
 MAX_FRACTION = 31
 """Largest distance of a scale from the matrix kind's largest one, in binary orders."""

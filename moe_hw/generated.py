@@ -55,8 +55,7 @@ def write_generated(
         SetupError: the file system refuses.
     """
     path = path.resolve()
-    if path.exists() and not _replaceable(path):
-        raise UsageError(f"{path} exists and was not made by `moe-hw generate`; choose another directory or remove it")
+    check_writable(path)
     board_text = yaml.safe_dump(dataclasses.asdict(board), sort_keys=False)
     files = {VERILOG: verilog, BOARD: board_text, **extra}
     manifest = {
@@ -68,7 +67,6 @@ def write_generated(
         **notes,
     }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
             fresh = Path(folder) / "new"
             fresh.mkdir()
@@ -79,7 +77,25 @@ def write_generated(
                 path.rename(Path(folder) / "old")
             fresh.rename(path)
     except OSError as error:
-        raise SetupError(f"cannot write {path}: {error.strerror or error}; choose another directory") from None
+        raise _cannot_write(path, error) from None
+
+
+def check_writable(path: Path) -> None:
+    """Check, before anything that takes long, that the directory ``path`` can be written; makes its parents.
+
+    Raises:
+        UsageError: ``path`` exists and was not made by ``moe-hw generate``.
+        SetupError: the file system refuses.
+    """
+    path = path.resolve()
+    if path.exists() and not _replaceable(path):
+        raise UsageError(f"{path} exists and was not made by `moe-hw generate`; choose another directory or remove it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent):
+            pass
+    except OSError as error:
+        raise _cannot_write(path, error) from None
 
 
 def read_generated(path: Path) -> Generated:
@@ -109,6 +125,10 @@ def read_generated(path: Path) -> Generated:
         return Generated(arch, load_board(path / BOARD), (path / VERILOG).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ArchError) as error:
         raise DeviceError(f"{path} is damaged: {type(error).__name__} {error}; {again}") from None
+
+
+def _cannot_write(path: Path, error: OSError) -> SetupError:
+    return SetupError(f"cannot write {path}: {error.strerror or error}; choose another directory")
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:

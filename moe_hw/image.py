@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from moe_hw.arch import ROWS, SEGMENT_ALIGN, TILES_PER_SCALE_BEAT, Arch
-from moe_hw.errors import ImageError, SetupError
+from moe_hw.errors import ImageError, SetupError, UsageError
 from moe_hw.formats import FORMATS, MAX_FRACTION, ROUTER, QuantisedMatrix, Tokens
 from moe_hw.quantised import QuantisedExpert, QuantisedLayer
 from moe_hw.registers import LAYER, LAYER_MAGIC, LAYOUT_VERSION
@@ -31,9 +31,27 @@ def aligned(size: int) -> int:
 
 
 def matrix_bytes(rows: int, blocks: int, bits: int, columns: int) -> int:
-    """Bytes of a matrix segment."""
+    """Bytes of a matrix's scale and plane beats; its segment is padded to whole units of 64 bytes."""
     tiles = -(-rows // columns) * blocks
-    return aligned((-(-tiles // TILES_PER_SCALE_BEAT) + tiles * bits) * ROWS * columns // 8)
+    return (-(-tiles // TILES_PER_SCALE_BEAT) + tiles * bits) * ROWS * columns // 8
+
+
+def layer_matrices(spec: LayerSpec, bits: int, columns: int) -> tuple[int, int, int, int, int]:
+    """Bytes (:func:`matrix_bytes`) of router, an expert's gate_up and down, the shared expert's gate_up and down.
+
+    Parameters:
+        spec: the layer; without a shared expert, the last two are 0.
+        bits: bits of an expert's weight code.
+        columns: columns of the array.
+    """
+    hidden = spec.hidden_blocks
+    router = matrix_bytes(spec.router_rows, hidden, ROUTER.bits, columns)
+    gate_up, down, shared_gate_up, shared_down = (
+        matrix_bytes(rows, depth, bits, columns)
+        for inter in (spec.inter_blocks, spec.shared_blocks)
+        for rows, depth in ((2 * ROWS * inter, hidden), (ROWS * hidden, inter))
+    )
+    return router, gate_up, down, shared_gate_up, shared_down
 
 
 def matrix_segment(matrix: QuantisedMatrix, columns: int) -> np.ndarray:
@@ -87,15 +105,14 @@ class LayerImage:
         self.layer = layer
         self.columns = columns
         self.spec = spec = layer.spec
-        self.bits = bits = layer.format.bits
-        hidden, inter, shared = spec.hidden_blocks, spec.inter_blocks, spec.shared_blocks
+        self.bits = layer.format.bits
+        matrices = layer_matrices(spec, self.bits, columns)
+        router, self._down, down, self._shared_down, shared_down = map(aligned, matrices)
         self._router = LAYER.size_bytes
-        self._experts = self._router + matrix_bytes(spec.router_rows, hidden, ROUTER.bits, columns)
-        self._down = matrix_bytes(2 * ROWS * inter, hidden, bits, columns)
-        self._stride = self._down + matrix_bytes(ROWS * hidden, inter, bits, columns)
+        self._experts = self._router + router
+        self._stride = self._down + down
         self._shared = self._experts + spec.router.experts * self._stride
-        self._shared_down = matrix_bytes(2 * ROWS * shared, hidden, bits, columns)
-        self.size = self._shared + self._shared_down + matrix_bytes(ROWS * hidden, shared, bits, columns)
+        self.size = self._shared + self._shared_down + shared_down
 
     def descriptor(self) -> dict[str, int]:
         """All words of the layer descriptor by name."""
@@ -229,7 +246,8 @@ def write_image(
         progress: told each segment before it is written.
 
     Raises:
-        ImageError: ``path`` exists and is not an image, or a layer has no image.
+        UsageError: ``path`` exists and is not an image.
+        ImageError: a layer has no image.
         SetupError: the directory cannot be written.
     """
     root = Path(path)
@@ -248,7 +266,8 @@ def write_image(
         partial.write_text(json.dumps(manifest, indent=1) + "\n")
         os.replace(partial, root / MANIFEST)
     except OSError as error:
-        raise SetupError(f"{root}: cannot write the image: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise SetupError(f"{root}: cannot write the image: {reason}; free space or choose another path") from error
 
 
 def open_image(path: str | os.PathLike[str]) -> Image:
@@ -286,7 +305,7 @@ def _clear(root: Path) -> None:
     entries = sorted(root.iterdir())
     for entry in entries:
         if not (entry.name.startswith(MANIFEST) or entry.match("layer-*.bin")):
-            raise ImageError(f"{root}: expected an image or an empty directory, got {entry.name}; choose another path")
+            raise UsageError(f"{root}: expected an image or an empty directory, got {entry.name}; choose another path")
     (root / MANIFEST).unlink(missing_ok=True)
     for entry in entries:
         entry.unlink(missing_ok=True)

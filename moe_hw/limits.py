@@ -5,12 +5,13 @@ The rules are those of the command processor (the status codes of :mod:`moe_hw.r
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from moe_hw.arch import PLANES_PER_PASS, ROWS, TILES_PER_SCALE_BEAT, Arch
+from moe_hw.arch import PLANES_PER_PASS, ROWS, Arch
 from moe_hw.errors import DeviceError
-from moe_hw.formats import ROUTER
-from moe_hw.image import aligned
+from moe_hw.formats import ROUTER, WeightFormat
+from moe_hw.image import aligned, layer_matrices
 from moe_hw.registers import COMMAND, COMPLETION, LAYER
 from moe_hw.spec import LayerSpec
 
@@ -59,30 +60,20 @@ class Footprint:
         shared = ROWS * (self.spec.hidden_blocks + self.spec.shared_blocks) if self.spec.shared else 0
         return tokens * (router + elements + shared)
 
-    def _segments(self, experts: int) -> list[tuple[int, int]]:
-        """(number, bytes without padding) of the matrices of router, ``experts`` routed experts and shared expert."""
-
-        def matrix(rows: int, depth: int, bits: int) -> int:
-            tiles = -(-rows // self.columns) * depth
-            return (-(-tiles // TILES_PER_SCALE_BEAT) + tiles * bits) * ROWS * self.columns // 8
-
-        hidden = self.spec.hidden_blocks
-        segments = [(1, matrix(self.spec.router_rows, hidden, ROUTER.bits))]
-        for number, inter in ((experts, self.spec.inter_blocks), (1, self.spec.shared_blocks)):
-            segments.append((number, matrix(2 * ROWS * inter, hidden, self.bits)))
-            segments.append((number, matrix(ROWS * hidden, inter, self.bits)))
-        return segments
-
     def weight_bytes(self, experts: int) -> int:
         """Bytes that a command reads of a layer's image if ``experts`` routed experts have a token."""
-        return LAYER.size_bytes + sum(number * size for number, size in self._segments(experts))
+        return self._image_bytes(experts, layer_matrices(self.spec, self.bits, self.columns))
 
     @property
     def image_bytes(self) -> int:
         """Bytes of the layer's image, its padding included."""
-        return LAYER.size_bytes + sum(
-            number * aligned(size) for number, size in self._segments(self.spec.router.experts)
-        )
+        matrices = layer_matrices(self.spec, self.bits, self.columns)
+        return self._image_bytes(self.spec.router.experts, map(aligned, matrices))
+
+    @staticmethod
+    def _image_bytes(experts: int, matrices: Iterable[int]) -> int:
+        router, gate_up, down, shared_gate_up, shared_down = matrices
+        return LAYER.size_bytes + router + experts * (gate_up + down) + shared_gate_up + shared_down
 
     def input_bytes(self, tokens: int) -> int:
         """Bytes of an input record, without padding."""
@@ -136,3 +127,19 @@ def check_layer(spec: LayerSpec, arch: Arch, name: str = "the layer") -> None:
                 f"{name} has {size:,} {what}, this accelerator at most {getattr(arch, maximum):,}; "
                 f"generate one for a board with a larger {maximum}"
             )
+
+
+def check_model(specs: Sequence[LayerSpec], arch: Arch, form: WeightFormat, memory_bytes: int, name: str) -> None:
+    """Check that all MoE layers of a model fit an accelerator and its memory together.
+
+    Raises:
+        DeviceError: names the first layer and size that does not fit, or the bytes that all layers need.
+    """
+    for number, spec in enumerate(specs):
+        check_layer(spec, arch, f"MoE layer {number} of {name}")
+    total = sum(Footprint(spec, arch.columns, form.bits).image_bytes for spec in specs)
+    if total > memory_bytes:
+        raise DeviceError(
+            f"the MoE layers of {name} need {total:,} bytes in {form.name}, the board has {memory_bytes:,}; "
+            "choose a narrower format or a board with more memory"
+        )

@@ -52,14 +52,16 @@ class QuantisedLayer:
     Parameters:
         layer: the float layer.
         weight_format: ``int4`` or ``int8``, for routed and shared experts.
+        name: what errors call the layer.
 
     Raises:
         UsageError: an unknown weight format.
         ModelError: from any member, if the weights it needs are not finite.
     """
 
-    def __init__(self, layer: MoELayer, weight_format_name: str = "int4"):
+    def __init__(self, layer: MoELayer, weight_format_name: str = "int4", name: str = "layer"):
         self.layer = layer
+        self.name = name
         self.format: WeightFormat = weight_format(weight_format_name)
         self._kept: OrderedDict[int, QuantisedExpert] = OrderedDict()
 
@@ -74,7 +76,8 @@ class QuantisedLayer:
         gate = self.layer.shared_gate_weight()
         if gate is not None:
             weight = torch.cat((weight, gate))
-        return quantise(weight, ROUTER, largest_scale_exponent(largest_magnitude("router", weight), ROUTER))
+        magnitude = largest_magnitude(f"{self.name}: router", weight)
+        return quantise(weight, ROUTER, largest_scale_exponent(magnitude, ROUTER))
 
     def expert(self, index: int) -> QuantisedExpert:
         """Routed expert ``index``."""
@@ -93,7 +96,7 @@ class QuantisedLayer:
         weights = self.layer.shared()
         if weights is None:
             return None
-        return self._quantise(weights, self._scale_exponents(_magnitudes("shared expert", weights)))
+        return self._quantise(weights, self._scale_exponents(_magnitudes(f"{self.name}: shared expert", weights)))
 
     @cached_property
     def combine_exponent(self) -> int:
@@ -144,7 +147,8 @@ class QuantisedLayer:
     def _routed_exponents(self) -> tuple[int, int, int]:
         """S of gate, up and down over all routed experts. Reads every expert once."""
         magnitudes = [
-            _magnitudes(f"expert {index}", self.layer.expert(index)) for index in range(self.spec.router.experts)
+            _magnitudes(f"{self.name}: expert {index}", self.layer.expert(index))
+            for index in range(self.spec.router.experts)
         ]
         return self._scale_exponents(tuple(max(kind) for kind in zip(*magnitudes, strict=True)))
 

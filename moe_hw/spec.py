@@ -140,10 +140,10 @@ def _largest(word: str) -> int:
 
 def _size(axis: str, value: object, largest: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
-        raise UnsupportedLayer(f"{axis}: expected 1 to {largest}, got {value!r}; this layer stays on the host")
+        raise UnsupportedLayer(f"{axis}: expected 1 to {largest}, got {value!r}; this version cannot run the layer")
 
 
 def _choice(axis: str, value: object, supported: tuple[object, ...]) -> None:
     if value not in supported:
         names = " or ".join(map(str, supported))
-        raise UnsupportedLayer(f"{axis}: expected {names}, got {value}; this layer stays on the host")
+        raise UnsupportedLayer(f"{axis}: expected {names}, got {value}; this version cannot run the layer")

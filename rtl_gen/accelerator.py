@@ -10,12 +10,14 @@ from moe_hw.arch import Arch
 from moe_hw.registers import COUNTERS, DEVICE_MAGIC, LAYOUT_VERSION
 from rtl_gen.accumulate import Accumulate
 from rtl_gen.array import Array
-from rtl_gen.bus import AXI4, AXI4Lite, Bursts, ReadArbiter
+from rtl_gen.bursts import Bursts
+from rtl_gen.bus import AXI4, AXI4Lite
 from rtl_gen.combine import Combine
 from rtl_gen.command import Command
 from rtl_gen.counters import Counters
 from rtl_gen.loader import Loader
 from rtl_gen.post import Post
+from rtl_gen.read_arbiter import ReadArbiter
 from rtl_gen.registers import CSR_ADDR_BITS, Registers
 from rtl_gen.requant import Requant
 from rtl_gen.router import Router
@@ -31,6 +33,9 @@ COMMAND_READER, LOADER_READER, STREAMER_READER = range(3)
 
 class Accelerator(wiring.Component):
     """A complete accelerator for MoE layers.
+
+    Latency and throughput: a command takes at least as long as reading its experts' weights at a bus word a cycle;
+    ``moe_hw.registers.COUNTERS`` tells where its cycles went.
 
     Parameters
     ----------

@@ -10,13 +10,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike, signed
 
-from moe_hw.arch import EXP_BITS
-
-EXP_MIN = -(1 << EXP_BITS - 1)
-"""Exponent of a zero."""
-
-EXP_ZERO = -200
-"""Exponent of a block of zeros."""
+from moe_hw.arch import EXP_BITS, EXP_MIN
 
 
 class Pipeline:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from moe_hw.arch import ROWS, SEGMENT_ALIGN, Arch
-from moe_hw.registers import COMMAND, COMMAND_MAGIC, COMPLETION, COUNTERS, LAYER, LAYER_MAGIC, Status, Waiting
-from rtl_gen.bus import WORD_COUNT_BITS, Bursts, burst_layout, word_layout
+from moe_hw.registers import COMMAND, COMMAND_MAGIC, COMPLETION, COUNTERS, LAYER, Status, Waiting
+from rtl_gen.bus import WORD_COUNT_BITS, burst_layout, word_layout
+from rtl_gen.layer_check import LayerCheck
+from rtl_gen.record_reader import RecordReader
 from rtl_gen.types import address_bits, layer_layout
+
+assert COMMAND.size_bytes == SEGMENT_ALIGN, "commands are numbered by their addresses"
 
 
 class Command(wiring.Component):
     """Executes the commands of the ring in order, one at a time.
 
     An error found before the batch starts skips to the completion record; one found later is reported there when
-    the batch has run to its end. A command without its magic word has no completion record: its address is not to be trusted.
+    the batch has run to its end. A command that could not be read, or without its magic word, has no completion
+    record: the address is not to be trusted. Its status CSR and ``head`` tell.
+
+    Latency: at most three cycles from the end of a step to the start of the next; throughput: a command at a time.
 
     Parameters
     ----------
@@ -103,81 +108,42 @@ class Command(wiring.Component):
         arch = self.arch
         layer = self.layer
 
-        # ---- records shift in from the top, so that word 0 ends at the bottom ----
-        record = Signal(32 * LAYER.size)
+        # ---- what was read ----
+        m.submodules.reader = reader = RecordReader(arch)
+        wiring.connect(m, reader.bursts, wiring.flipped(self.bursts))
+        wiring.connect(m, wiring.flipped(self.words), reader.words)
         command = {word.name: Signal(32, name=f"command_{word.name}") for word in COMMAND.words}
-        read_error = Signal()
-        received = Signal(range(LAYER.size_bytes * 8 // arch.data_bits + 1))
-        m.submodules.cutter = cutter = Bursts(arch)
-        wiring.connect(m, cutter.bursts, wiring.flipped(self.bursts))
-        m.d.comb += self.words.ready.eq(1)
-        with m.If(self.words.valid):
-            m.d.sync += [
-                record.eq(Cat(record, self.words.payload.data)[arch.data_bits :]),
-                received.eq(received + 1),
-                read_error.eq(read_error | self.words.payload.error),
-            ]
-
         fields = layer_layout()
         for name, position in LAYER.index.items():
             if name != "magic":
                 width = len(Signal(fields[name].shape))
-                m.d.comb += layer[name].eq(record[32 * position : 32 * position + width])
+                m.d.comb += layer[name].eq(reader.record[32 * position : 32 * position + width])
         m.d.comb += [
             layer.tokens.eq(command["tokens"]),
             self.layer_address.eq(command["layer"]),
             self.input_address.eq(command["input"]),
         ]
-        command_bits = record[-32 * COMMAND.size :]
-
-        # ---- checks, on products registered a cycle before ----
-        groups = Signal(16)
-        widest = Mux(layer.inter_blocks > layer.shared_blocks, layer.inter_blocks, layer.shared_blocks)
-        token_blocks = Signal(28)
-        output_blocks = Signal(28)
-        logit_words = Signal(28)
-        m.d.comb += groups.eq((layer.experts + layer.shared_gate + arch.columns - 1) >> ceil_log2(arch.columns))
-        m.d.sync += [
-            token_blocks.eq(layer.tokens * ((layer.hidden_blocks << 1) + widest)),
-            output_blocks.eq(layer.tokens * layer.hidden_blocks),
-            logit_words.eq(layer.tokens * groups),
+        m.submodules.check = check = LayerCheck(arch)
+        m.d.comb += [
+            check.layer.eq(layer),
+            check.magic.eq(reader.record.word_select(LAYER.index["magic"], 32)),
+            check.tokens.eq(command["tokens"]),
         ]
-        shared_ok = Mux(layer.shared_blocks == 0, ~layer.shared_gate, layer.shared_passes != 0)
-        sizes = (layer.hidden_blocks, layer.inter_blocks, layer.experts, layer.passes, layer.router_passes)
-        shape_ok = shared_ok
-        for size in sizes:
-            shape_ok = shape_ok & (size != 0)
         entries = layer.top_k + (layer.shared_blocks != 0)
 
+        # ---- the status: what the checks found, else what happened later ----
         status = Signal(Status)
-        checks = (
-            (read_error, Status.LAYER_READ_ERROR),
-            (record.word_select(LAYER.index["magic"], 32) != LAYER_MAGIC, Status.BAD_LAYER),
-            ((layer.tokens == 0) | (command["tokens"] > arch.max_tokens), Status.BAD_TOKENS),
-            (~shape_ok, Status.BAD_SHAPE),
-            (layer.experts > arch.max_experts, Status.TOO_MANY_EXPERTS),
-            (
-                (layer.top_k == 0) | (layer.top_k > arch.max_top_k) | (layer.top_k > layer.experts),
-                Status.BAD_TOP_K,
-            ),
-            (token_blocks > arch.token_blocks, Status.TOKEN_BUFFER_FULL),
-            (output_blocks > arch.combine_elements // ROWS, Status.COMBINE_BUFFER_FULL),
-            (logit_words > arch.logit_words, Status.LOGIT_BUFFER_FULL),
-        )
         final = Signal(Status)
-        m.d.comb += final.eq(status)
-        later = (
-            (self.input_error, Status.INPUT_READ_ERROR),
-            (self.weight_error, Status.WEIGHT_READ_ERROR),
-            (self.write_error, Status.WRITE_ERROR),
-            (self.overflow, Status.OVERFLOW),
-        )
-
-        def report(code: Status) -> None:
-            m.d.comb += final.eq(code)
-
-        with m.If(status == Status.OK):
-            _first(m, later, report)
+        with m.If(status != Status.OK):
+            m.d.comb += final.eq(status)
+        with m.Elif(self.input_error):
+            m.d.comb += final.eq(Status.INPUT_READ_ERROR)
+        with m.Elif(self.weight_error):
+            m.d.comb += final.eq(Status.WEIGHT_READ_ERROR)
+        with m.Elif(self.write_error):
+            m.d.comb += final.eq(Status.WRITE_ERROR)
+        with m.Elif(self.overflow):
+            m.d.comb += final.eq(Status.OVERFLOW)
 
         # ---- the completion record ----
         completion_index = Signal(range(COMPLETION.size))
@@ -190,14 +156,10 @@ class Command(wiring.Component):
         # ---- the steps of a command ----
         def fetch(address: Value, size_bytes: int) -> None:
             m.d.comb += [
-                cutter.ranges.valid.eq(1),
-                cutter.ranges.payload.address.eq(address),
-                cutter.ranges.payload.words.eq(size_bytes * 8 // arch.data_bits),
+                reader.ranges.valid.eq(1),
+                reader.ranges.payload.address.eq(address),
+                reader.ranges.payload.words.eq(size_bytes * 8 // arch.data_bits),
             ]
-            m.d.sync += [received.eq(0), read_error.eq(0)]
-
-        def arrived(size_bytes: int) -> Value:
-            return received == size_bytes * 8 // arch.data_bits
 
         def store(address: Value, count: Value) -> None:
             m.d.comb += [self.write.eq(1), self.write_address.eq(address), self.write_count.eq(count)]
@@ -218,17 +180,17 @@ class Command(wiring.Component):
             with m.State("command"):
                 m.d.comb += self.setting_up.eq(1)
                 fetch(self.ring_base + (self.head & self.ring_mask), COMMAND.size_bytes)
-                with m.If(cutter.ranges.ready):
+                with m.If(reader.ranges.ready):
                     m.next = "command wait"
             with m.State("command wait"):
                 m.d.comb += [self.setting_up.eq(1), waiting[Waiting.COMMAND_FETCH].eq(1)]
                 for name, position in COMMAND.index.items():
-                    m.d.sync += command[name].eq(command_bits.word_select(position, 32))
-                with m.If(arrived(COMMAND.size_bytes)):
+                    m.d.sync += command[name].eq(reader.record[-32 * COMMAND.size :].word_select(position, 32))
+                with m.If(reader.complete):
                     m.next = "command check"
             with m.State("command check"):
                 m.d.comb += self.setting_up.eq(1)
-                with m.If(read_error):
+                with m.If(reader.error):
                     m.d.sync += status.eq(Status.COMMAND_READ_ERROR)
                     m.next = "retire"
                 with m.Elif(command["magic"] != COMMAND_MAGIC):
@@ -239,25 +201,25 @@ class Command(wiring.Component):
             with m.State("layer"):
                 m.d.comb += self.setting_up.eq(1)
                 fetch(self.layer_address, LAYER.size_bytes)
-                with m.If(cutter.ranges.ready):
+                with m.If(reader.ranges.ready):
                     m.next = "layer wait"
             with m.State("layer wait"):
                 m.d.comb += [self.setting_up.eq(1), waiting[Waiting.LAYER_FETCH].eq(1)]
-                with m.If(arrived(LAYER.size_bytes)):
+                with m.If(reader.complete):
                     m.next = "layer settle"
             with m.State("layer settle"):
                 m.d.comb += self.setting_up.eq(1)
                 m.next = "layer check"
             with m.State("layer check"):
-                m.d.comb += [self.setting_up.eq(1), self.prepare.eq(1)]
-                m.next = "load"
-
-                def refuse(code: Status) -> None:
-                    m.d.comb += self.prepare.eq(0)
-                    m.d.sync += status.eq(code)
-                    m.next = "completion"
-
-                _first(m, checks, refuse)
+                m.d.comb += self.setting_up.eq(1)
+                m.next = "completion"
+                with m.If(reader.error):
+                    m.d.sync += status.eq(Status.LAYER_READ_ERROR)
+                with m.Elif(check.status != Status.OK):
+                    m.d.sync += status.eq(check.status)
+                with m.Else():
+                    m.d.comb += self.prepare.eq(1)
+                    m.next = "load"
             with m.State("load"):
                 m.d.comb += [self.setting_up.eq(1), waiting[Waiting.INPUT_READ].eq(1)]
                 with m.If(self.prepared):
@@ -269,7 +231,7 @@ class Command(wiring.Component):
                     m.next = "output"
             with m.State("output"):
                 m.d.comb += [self.storing.eq(1), self.read_output.eq(1)]
-                store(command["output"], output_blocks << ceil_log2(ROWS))
+                store(command["output"], check.output_blocks << ceil_log2(ROWS))
                 m.next = "output wait"
             with m.State("output wait"):
                 m.d.comb += [self.storing.eq(1), waiting[Waiting.OUTPUT_WRITE].eq(1)]
@@ -298,14 +260,4 @@ class Command(wiring.Component):
             with m.State("retire"):
                 m.d.sync += [self.status.eq(final), self.head.eq(self.head + 1)]
                 m.next = "idle"
-        assert COMMAND.size_bytes == SEGMENT_ALIGN
         return m
-
-
-def _first(m: Module, cases: tuple[tuple[Value, Status], ...], act: Callable[[Status], None]) -> None:
-    """``act(value)`` for the first case whose condition holds."""
-    with m.If(cases[0][0]):
-        act(cases[0][1])
-    for condition, value in cases[1:]:
-        with m.Elif(condition):
-            act(value)

@@ -24,7 +24,9 @@ class Delay(wiring.Component):
     i_valid, i : In
         Payload of this cycle.
     o_valid, o : Out
-        The same, ``cycles`` later. Throughput: one a cycle.
+        The same, ``cycles`` later.
+
+    Latency: ``cycles``; throughput: one a cycle.
     """
 
     def __init__(self, shape: object, cycles: int):

@@ -41,7 +41,8 @@ class Loader(wiring.Component):
     error : Out(1)
         The memory answered an error; sticky until the next ``start``.
 
-    Throughput: a piece of a bus word a cycle (32 mantissas or one exponent).
+    Latency: two cycles from ``start`` to the range, one from a word to its first piece; throughput: a piece (32
+    mantissas or one exponent) a cycle, and a cycle for each bus word.
     """
 
     def __init__(self, arch: Arch):

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from moe_hw.arch import ACC_BITS, Arch
+from moe_hw.tables import SIGMOID_STEPS, SIGMOID_VALUES
 from rtl_gen.arith import Pipeline, align16, bit_length, magnitude, round16
 from rtl_gen.types import hidden_value_layout, layer_layout, result_layout
-
-SEGMENTS = 512
-"""Pieces of the sigmoid on [0, 16), linear each."""
 
 ONE = 1 << 16
 """One, as a value of the sigmoid."""
@@ -27,12 +22,6 @@ LATENCY = 18
 def sigmoid_layout() -> data.StructLayout:
     """A piece of the sigmoid: its first value less one half, and how much it rises."""
     return data.StructLayout({"value": 16, "rise": 10})
-
-
-def sigmoid_table() -> list[dict[str, int]]:
-    """The ``SEGMENTS`` pieces, as constants of :func:`sigmoid_layout`."""
-    values = [round(ONE / (1 + math.exp(-i / 32))) - ONE // 2 for i in range(SEGMENTS + 1)]
-    return [{"value": low, "rise": high - low} for low, high in itertools.pairwise(values)]
 
 
 class Post(wiring.Component):
@@ -150,7 +139,8 @@ class Post(wiring.Component):
         )
         p.stage(z=((p.gate << 2) >> p.back)[:18], gate=None, back=None)
 
-        m.submodules.table = table = Memory(shape=sigmoid_layout(), depth=SEGMENTS, init=sigmoid_table())
+        pieces = [{"value": int(v), "rise": int(w)} for v, w in zip(SIGMOID_VALUES, SIGMOID_STEPS, strict=False)]
+        m.submodules.table = table = Memory(shape=sigmoid_layout(), depth=len(pieces), init=pieces)
         read = table.read_port()
         m.d.comb += [read.en.eq(enable), read.addr.eq(p.z[9:])]
         p.stage(rest=p.z[:9], z=None)

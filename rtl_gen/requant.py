@@ -8,8 +8,8 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from moe_hw.arch import EXP_BITS, ROWS, Arch
-from rtl_gen.arith import EXP_MIN, EXP_ZERO, Pipeline, round_halves, shift_halves
+from moe_hw.arch import EXP_BITS, EXP_MIN, EXP_ZERO, ROWS, Arch
+from rtl_gen.arith import Pipeline, round_halves, shift_halves
 from rtl_gen.types import hidden_block_layout, hidden_value_layout, slot_bits
 
 SHORTER = 9

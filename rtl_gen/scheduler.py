@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, exact_log2
 
 from moe_hw.arch import ROWS, Arch
+from rtl_gen.expert_queues import ExpertQueues, place_bits
+from rtl_gen.routing_record import RoutingRecord
 from rtl_gen.types import (
     SlotRead,
     address_bits,
@@ -23,34 +25,6 @@ from rtl_gen.types import (
 JOBS_AT_HAND = 2
 """Expert jobs that are not finished, at most: one for each half of the slot table."""
 
-FLOAT_BIAS = 127
-"""Bias of a float32 exponent."""
-
-FLOAT_FRACTION = 23
-"""Bits of a float32 fraction."""
-
-MANTISSA_FRACTION = 15
-"""A routing weight's mantissa has this many bits below its leading one."""
-
-
-def float_bits(weight: data.View) -> Value:
-    """float32 of a routing weight, exact; 0 below the smallest normal number."""
-    exponent = weight.exponent + (MANTISSA_FRACTION + FLOAT_BIAS)
-    padding = Const(0, FLOAT_FRACTION - MANTISSA_FRACTION)
-    return Mux(exponent > 0, Cat(padding, weight.mantissa[:MANTISSA_FRACTION], exponent[:8], Const(0, 1)), 0)
-
-
-def queue_layout(arch: Arch) -> data.StructLayout:
-    """An expert's queue: a linked list of entries; head and tail are meaningless if it is empty."""
-    entry = bits_for(arch.queue_entries - 1)
-    return data.StructLayout({"head": entry, "tail": entry, "count": bits_for(arch.max_tokens)})
-
-
-def entry_layout(arch: Arch) -> data.StructLayout:
-    """A route in its queue."""
-    return data.StructLayout({"expert": expert_bits(arch), "slot": slot_layout(arch)})
-
-
 def slot_address(arch: Arch, parity: Value, index: Value) -> Value:
     """Where a slot lies: the halves of the table follow each other."""
     return Cat(index[: exact_log2(arch.max_tokens)], parity)
@@ -59,9 +33,11 @@ def slot_address(arch: Arch, parity: Value, index: Value) -> Value:
 class Scheduler(wiring.Component):
     """Issues the router's job, then one job for each expert that a token chose, the shared expert first.
 
-    A route takes two cycles, and so does each expert that is passed in the walk and each slot that is filled. The walk
-    runs ahead: an expert's segments are offered as soon as it is found, while the job before it waits for a free half
-    of the slot table. A job never waits for the segments of a later one.
+    The walk over the queues runs ahead: an expert's segments are offered as soon as it is found, while the job before
+    it waits for a free half of the slot table. A job never waits for the segments of a later one.
+
+    Latency and throughput: a route takes two cycles, and so does each expert that is passed in the walk and each slot
+    that is filled.
 
     Parameters
     ----------
@@ -117,32 +93,22 @@ class Scheduler(wiring.Component):
         arch = self.arch
         layer = self.layer
         column_bits = exact_log2(arch.columns)
-        entry_bits = bits_for(arch.queue_entries - 1)
-
-        # Queues: linked lists through `links`. Entries are numbered in order of arrival.
-        m.submodules.queues = queues = Memory(shape=queue_layout(arch), depth=arch.max_experts + 1, init=[])
-        m.submodules.entries = entries = Memory(shape=entry_layout(arch), depth=arch.queue_entries, init=[])
-        m.submodules.links = links = Memory(shape=entry_bits, depth=arch.queue_entries, init=[])
-        queue_write, queue_read = queues.write_port(), queues.read_port()
-        entry_write, entry_read = entries.write_port(), entries.read_port()
-        link_write, link_read = links.write_port(), links.read_port()
-        route = Signal(route_layout(arch))
-        arrived = Signal(range(arch.queue_entries + 1))
-        queue = queue_read.data
+        m.submodules.queues = queues = ExpertQueues(arch)
+        m.submodules.record = record = RoutingRecord(arch)
+        wiring.connect(m, wiring.flipped(self.routes), queues.routes)
+        wiring.connect(m, record.words, wiring.flipped(self.routing))
         m.d.comb += [
-            entry_write.addr.eq(arrived),
-            entry_write.data.expert.eq(route.expert),
-            entry_write.data.slot.token.eq(route.token),
-            entry_write.data.slot.weight.eq(route.weight),
-            link_write.addr.eq(queue.tail),
-            link_write.data.eq(arrived),
+            queues.experts.eq(layer.experts),
+            record.start.eq(self.read),
+            record.arrived.eq(queues.arrived),
+            record.entry.eq(queues.entry),
         ]
 
         # The expert at hand of the walk, and its offer to the part that makes the jobs.
         cursor = Signal(expert_bits(arch))
         shared = Signal()
         address = Signal(address_bits(arch))
-        found = Signal(data.StructLayout({"shared": 1, "head": entry_bits, "count": bits_for(arch.max_tokens)}))
+        found = Signal(data.StructLayout({"shared": 1, "head": place_bits(arch), "count": bits_for(arch.max_tokens)}))
         found_valid = Signal()
         jobs_idle = Signal()
         outstanding = Signal(range(JOBS_AT_HAND + 1))
@@ -164,8 +130,9 @@ class Scheduler(wiring.Component):
         def begin() -> None:
             groups = (layer.experts + layer.shared_gate + arch.columns - 1) >> column_bits
             send_segment(layer.router_address, groups, layer.hidden_blocks, layer.router_passes)
-            m.d.sync += [cursor.eq(0), arrived.eq(0), self.experts_used.eq(0)]
-            m.next = "CLEAR"
+            m.d.comb += queues.clear.eq(1)
+            m.d.sync += self.experts_used.eq(0)
+            m.next = "ROUTES"
 
         def advance() -> None:
             m.d.sync += [shared.eq(0), cursor.eq(Mux(shared, 0, cursor + 1))]
@@ -180,52 +147,26 @@ class Scheduler(wiring.Component):
             with m.State("IDLE"), m.If(self.start):
                 begin()
 
-            with m.State("CLEAR"):
-                m.d.comb += [queue_write.en.eq(1), queue_write.addr.eq(cursor)]
-                m.d.sync += cursor.eq(cursor + 1)
-                with m.If(cursor == layer.experts):
-                    m.next = "ROUTES"
-
-            with m.State("ROUTES"):
-                m.d.comb += [self.routes.ready.eq(1), queue_read.addr.eq(self.routes.payload.expert)]
-                m.d.sync += route.eq(self.routes.payload)
-                with m.If(self.routes.valid):
-                    m.next = "LINK"
-
-            with m.State("LINK"):
-                m.d.comb += [
-                    entry_write.en.eq(1),
-                    link_write.en.eq(queue.count != 0),
-                    queue_write.en.eq(1),
-                    queue_write.addr.eq(route.expert),
-                    queue_write.data.head.eq(Mux(queue.count != 0, queue.head, arrived)),
-                    queue_write.data.tail.eq(arrived),
-                    queue_write.data.count.eq(queue.count + 1),
-                ]
+            with m.State("ROUTES"), m.If(queues.filled):
                 m.d.sync += [
-                    arrived.eq(arrived + 1),
                     shared.eq(layer.shared_blocks != 0),
                     cursor.eq(Mux(layer.shared_blocks != 0, layer.experts, 0)),
                     address.eq(Mux(layer.shared_blocks != 0, layer.shared_address, layer.expert_address)),
                 ]
-                m.next = "ROUTES"
-                with m.If(route.last):
-                    m.next = "LOOK"
+                m.next = "LOOK"
 
             with m.State("LOOK"):
-                m.d.comb += queue_read.addr.eq(cursor)
                 m.next = "CHECK"
 
             with m.State("CHECK"):
-                m.d.comb += queue_read.addr.eq(cursor)
-                with m.If(queue.count == 0):
+                with m.If(queues.count == 0):
                     advance()
                 with m.Elif(~found_valid):
                     m.d.sync += [
                         found_valid.eq(1),
                         found.shared.eq(shared),
-                        found.head.eq(queue.head),
-                        found.count.eq(queue.count),
+                        found.head.eq(queues.head),
+                        found.count.eq(queues.count),
                     ]
                     m.next = "GATE_UP"
 
@@ -259,16 +200,14 @@ class Scheduler(wiring.Component):
 
         job = self.jobs.payload
         index = Signal(range(arch.max_tokens + 1))
-        entry = Signal(entry_bits)
-        record = Signal(entry_bits)
-        recording = Signal()
+        place = Signal(place_bits(arch))
         last_slot = index == job.slots - 1
         fired = Signal()
         m.d.comb += [
             fired.eq(self.jobs.valid & self.jobs.ready & ~job.router),
             slot_write.addr.eq(slot_address(arch, job.parity, index)),
-            entry_read.addr.eq(Mux(recording, record, entry)),
-            link_read.addr.eq(entry),
+            queues.expert.eq(cursor),
+            queues.place.eq(Mux(self.done, record.place, place)),
         ]
         m.d.sync += outstanding.eq(outstanding + fired - self.job_done)
         with m.If(fired):
@@ -283,7 +222,7 @@ class Scheduler(wiring.Component):
                 with m.Elif(found_valid & (outstanding != JOBS_AT_HAND)):
                     m.d.sync += [
                         found_valid.eq(0),
-                        entry.eq(found.head),
+                        place.eq(found.head),
                         job.router.eq(0),
                         job.shared.eq(found.shared),
                         job.parity.eq(~job.parity),
@@ -301,8 +240,8 @@ class Scheduler(wiring.Component):
                 m.next = "SLOT"
 
             with m.State("SLOT"):
-                m.d.comb += [slot_write.en.eq(1), slot_write.data.eq(entry_read.data.slot)]
-                m.d.sync += [index.eq(index + 1), entry.eq(link_read.data)]
+                m.d.comb += [slot_write.en.eq(1), slot_write.data.eq(queues.entry.slot)]
+                m.d.sync += [index.eq(index + 1), place.eq(queues.next)]
                 m.next = "FETCH"
                 with m.If(last_slot):
                     m.next = "JOB"
@@ -311,33 +250,4 @@ class Scheduler(wiring.Component):
                 m.d.comb += self.jobs.valid.eq(1)
                 with m.If(self.jobs.ready):
                     m.next = "WAIT"
-
-        weight = Signal(32)
-        expert = Signal(expert_bits(arch))
-        with m.FSM():
-            with m.State("IDLE"):
-                m.d.sync += record.eq(0)
-                with m.If(self.read):
-                    m.next = "FETCH"
-
-            with m.State("FETCH"):
-                m.d.comb += recording.eq(1)
-                m.next = "CONVERT"
-
-            with m.State("CONVERT"):
-                m.d.sync += [expert.eq(entry_read.data.expert), weight.eq(float_bits(entry_read.data.slot.weight))]
-                m.next = "EXPERT"
-
-            with m.State("EXPERT"):
-                m.d.comb += [self.routing.valid.eq(1), self.routing.payload.eq(expert)]
-                with m.If(self.routing.ready):
-                    m.next = "WEIGHT"
-
-            with m.State("WEIGHT"):
-                m.d.comb += [self.routing.valid.eq(1), self.routing.payload.eq(weight)]
-                with m.If(self.routing.ready):
-                    m.d.sync += record.eq(record + 1)
-                    m.next = "FETCH"
-                    with m.If(record == arrived - 1):
-                        m.next = "IDLE"
         return m

@@ -9,7 +9,8 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
 
 from moe_hw.arch import PLANES_PER_PASS, ROWS, TILES_PER_SCALE_BEAT, Arch
-from rtl_gen.bus import WORD_COUNT_BITS, Bursts, burst_layout, word_layout
+from rtl_gen.bursts import Bursts
+from rtl_gen.bus import WORD_COUNT_BITS, burst_layout, word_layout
 from rtl_gen.types import address_bits, segment_layout
 
 TILE_BITS = 26
@@ -55,7 +56,8 @@ class Streamer(wiring.Component):
     waiting : Out(1)
         Words are outstanding.
 
-    Throughput: a bus word a cycle.
+    Latency: six cycles from a segment to its first burst, one from a beat to its write port; throughput: a bus word a
+    cycle.
     """
 
     def __init__(self, arch: Arch):

@@ -45,7 +45,8 @@ class ExponentRead(wiring.Signature):
 class TokenBuffer(wiring.Component):
     """Places inputs and hidden blocks in the row banks and keeps their exponents.
 
-    From block 0: the upper halves of all inputs, token by token, the lower halves, then the hidden vectors, slot by slot.
+    From block 0: the upper halves of all inputs, token by token, the lower halves, then the hidden vectors, slot by
+    slot.
 
     Parameters
     ----------
@@ -71,7 +72,8 @@ class TokenBuffer(wiring.Component):
     x_write, x_address, x : Out
         Write port of the row banks, as in ``Array``.
 
-    Throughput: a piece and an exponent a cycle, a hidden block every four cycles.
+    Latency: none for inputs, three cycles for a hidden block, one on ``read``; throughput: a piece and an exponent a
+    cycle, a hidden block every four cycles.
     """
 
     def __init__(self, arch: Arch):

@@ -16,8 +16,9 @@ class TopK(wiring.Component):
     """A chain of ``size`` places, sorted by descending key; of equal keys the earlier one comes first.
 
     A key is inserted at its place while the smaller ones move back by one; the last one drops out. The chain is read
-    from its front: ``pop`` removes the largest and moves the others forward. Takes one key or gives one entry a
-    cycle; latency 1.
+    from its front: ``pop`` removes the largest and moves the others forward.
+
+    Latency: one cycle; throughput: a key or an entry a cycle.
 
     Parameters
     ----------

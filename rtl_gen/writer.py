@@ -8,7 +8,8 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from moe_hw.arch import Arch
-from rtl_gen.bus import AXI4, INCR, WORD_COUNT_BITS, Bursts
+from rtl_gen.bursts import Bursts
+from rtl_gen.bus import AXI4, INCR, WORD_COUNT_BITS
 from rtl_gen.types import address_bits
 
 MAX_WRITES = 15
@@ -34,7 +35,8 @@ class Writer(wiring.Component):
         The memory answered an error; sticky until ``clear``.
     aw…, w…, b… : the write half of ``AXI4``
 
-    Throughput: one 32-bit word a cycle, less an address cycle for each burst.
+    Latency: three cycles from ``start`` to the first address; throughput: a 32-bit word a cycle, less an address cycle
+    for each burst.
     """
 
     def __init__(self, arch: Arch):

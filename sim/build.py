@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -24,6 +25,9 @@ _FOLDER = Path(__file__).parent
 _HARNESS = ("harness.cpp", "axi_memory.h", "dram.cpp", "dram.h")
 _DRAM = ("dram.cpp", "dram.h")
 _JOBS = 2
+_LEAST_ROOM = 16 << 20
+"""Bytes. A step that fails on a disk with less free has failed for that reason."""
+
 _OPTIMISE = ("OPT_FAST=-O1", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2")
 """-O2 doubles the build (35 s for 19 s on two cores) for a simulation 4 % faster."""
 
@@ -38,7 +42,21 @@ _VERILATE = (
 
 def cache_root() -> Path:
     """Where the libraries are kept; ``MOE_HW_CACHE`` moves it."""
-    return Path(os.environ.get("MOE_HW_CACHE", Path.home() / ".cache" / "moe-hw")) / "sim"
+    return Path(os.environ.get("MOE_HW_CACHE") or Path.home() / ".cache" / "moe-hw").absolute() / "sim"
+
+
+def prepare() -> None:
+    """Check, before anything that takes long, that tools and cache are there; builds nothing.
+
+    Raises:
+        SetupError: a tool is missing, or the cache cannot be written.
+    """
+    verilator.environment()
+    root = cache_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_room(root, error) from None
 
 
 def build(verilog: str, arch: Arch, progress: Progress | None = None) -> Path:
@@ -95,11 +113,15 @@ def _library(
             if not library.exists():
                 _compile(steps, texts, root / f"{name}.partial", library, environment, progress)
     except OSError as error:
-        raise SetupError(
-            f"{root}: expected room and permission to build the simulator, got: {error.strerror}; "
-            "free space or set MOE_HW_CACHE to another folder"
-        ) from None
+        raise _no_room(root, error) from None
     return library
+
+
+def _no_room(root: Path, error: OSError) -> SetupError:
+    return SetupError(
+        f"{root}: expected room and permission to build the simulator, got: {error.strerror}; "
+        "free space or set MOE_HW_CACHE to another folder"
+    )
 
 
 @contextlib.contextmanager
@@ -125,6 +147,8 @@ def _compile(
                 if progress is not None:
                     progress(title)
                 if _run(command, folder, output.fileno(), environment) != 0:
+                    if shutil.disk_usage(folder).free < _LEAST_ROOM:
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                     raise SetupError(f"{title} failed: {_first_error(log)}; the log is {log}")
         os.replace(folder / "library.so", library)
     finally:

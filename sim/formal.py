@@ -15,6 +15,7 @@ from amaranth.lib import wiring
 
 from moe_hw.errors import SetupError
 
+# Memories become registers: Z3 is many times faster on bits than on arrays of the sizes that proofs use.
 _TASK = """\
 [options]
 mode {mode}
@@ -24,6 +25,7 @@ smtbmc z3
 [script]
 read_rtlil top.il
 prep -top top
+memory_map
 [files]
 top.il
 """

@@ -14,7 +14,7 @@ from moe_hw.fit import arch_of
 from moe_hw.generated import read_generated
 from moe_hw.registers import csr_address
 from sim.board import SimulatedBoard
-from sim.build import build
+from sim.build import build, prepare
 
 
 class SimTransport(Transport):
@@ -75,6 +75,7 @@ def open_sim(target: str, progress: Callable[[str], None] | None = None) -> SimT
     else:
         board = load_board(target)
         arch = arch_of(board)
+        prepare()
         from rtl_gen.accelerator import Accelerator
         from rtl_gen.emit import to_verilog
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from moe_hw import __version__
@@ -32,6 +33,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; what the user can mend is one line on stderr."""
     args = parser().parse_args(argv)
+    # torch's threads would spin between the simulator's steps and the compiler's, and slow them down.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code: int = args.execute(args)
         sys.stdout.flush()
@@ -44,11 +47,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail(f"expected the Python package {package}, got none; run `make setup`", SetupError.exit_code)
     except KeyboardInterrupt:
+        # Amaranth warns about every block whose elaboration was cut short.
+        warnings.simplefilter("ignore")
         return _fail("interrupted", 130)
     except BrokenPipeError:
         # The reader has gone; what is still buffered must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        reason = f"{place}{error.strerror or error}"
+        return _fail(f"{reason}; check the path, its permissions and the disk", SetupError.exit_code)
+    except MemoryError:
+        return _fail("expected more memory than this machine has free; use a smaller model", SetupError.exit_code)
 
 
 def _fail(line: str, code: int) -> int:

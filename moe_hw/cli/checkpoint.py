@@ -27,6 +27,8 @@ def read_config(path: Path) -> Any:
         raise ModelError(f"{path}: expected config.json, got none; give the directory of a transformers checkpoint")
     transformers = _transformers()
     with _as_model_error(path / "config.json"):
+        if not isinstance(json.loads((path / "config.json").read_text(encoding="utf-8")), dict):
+            raise ModelError(f"{path / 'config.json'}: expected a JSON object, got another value; copy it again")
         return transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 
@@ -49,6 +51,8 @@ def load_model(path: Path) -> Any:
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            # The default one multiplies matrices in groups, and refuses rows that are no multiple of 16 bytes.
+            experts_implementation="eager",
         )
     # transformers would go on with random weights in their place.
     if missing := sorted(info["missing_keys"]):
@@ -113,5 +117,5 @@ def _as_model_error(path: Path) -> Iterator[None]:
     except (ModelError, ImportError, MemoryError):
         raise
     except Exception as error:
-        line = next((text.strip() for text in str(error).splitlines() if text.strip()), type(error).__name__)
-        raise ModelError(f"{path} cannot be read: {line}") from None
+        line = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"{path} cannot be read: {line}; mend it or copy the checkpoint again") from None

@@ -23,7 +23,7 @@ def add_parser(commands: Any) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    from moe_hw.demo import MODEL_DIR, PROMPT
+    from moe_hw.demo import HELD_OUT, MODEL_DIR, PROMPT
 
     return run.execute(
         argparse.Namespace(
@@ -33,7 +33,7 @@ def execute(args: argparse.Namespace) -> int:
             max_new_tokens=args.max_new_tokens,
             format="int4",
             check=True,
-            text_file=None,
+            text_file=HELD_OUT,
             seed=None,
         )
     )

@@ -27,11 +27,12 @@ def add_parser(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> int:
     from boards import load_board
     from moe_hw import __version__, fit, regmap
-    from moe_hw.generated import write_generated
+    from moe_hw.generated import check_writable, write_generated
 
     board = load_board(args.board)
     arch = fit.arch_of(board)
     fit.check(board, arch)
+    check_writable(args.output)
     layers = _checked_layers(args, arch, board.memory.size_bytes) if args.model else []
     with Progress() as progress:
         progress("importing the generator")
@@ -58,36 +59,28 @@ def _checked_layers(args: argparse.Namespace, arch: Any, memory_bytes: int) -> l
     """The different layers of the checkpoint's configuration, as the manifest lists them.
 
     Raises:
-        ModelError: not a MoE checkpoint. DeviceError: a layer does not fit.
+        ModelError: not a MoE checkpoint.
+        DeviceError: the layers do not fit.
     """
     from moe_hw.cli.checkpoint import read_config
-    from moe_hw.errors import DeviceError
     from moe_hw.families import layer_specs
     from moe_hw.formats import weight_format
-    from moe_hw.limits import Footprint, check_layer
+    from moe_hw.limits import Footprint, check_model
 
-    bits = weight_format(args.format).bits
+    form = weight_format(args.format)
     specs = layer_specs(read_config(args.model))
+    check_model(specs, arch, form, memory_bytes, str(args.model))
     layers = []
-    total = 0
     for spec in dict.fromkeys(specs):
-        check_layer(spec, arch, f"a layer of {args.model}")
-        footprint = Footprint(spec, arch.columns, bits)
-        count = specs.count(spec)
-        total += count * footprint.image_bytes
+        footprint = Footprint(spec, arch.columns, form.bits)
         layers.append(
             {
-                "count": count,
+                "count": specs.count(spec),
                 "spec": spec.as_dict(),
                 "format": args.format,
                 "tokens": footprint.max_tokens(arch),
                 "bytes": footprint.image_bytes,
             }
-        )
-    if total > memory_bytes:
-        raise DeviceError(
-            f"the MoE layers of {args.model} need {total:,} bytes in {args.format}, the board has {memory_bytes:,}; "
-            "choose a narrower format or a board with more memory"
         )
     return layers
 

@@ -30,17 +30,19 @@ def execute(args: argparse.Namespace) -> int:
     from moe_hw.formats import weight_format
     from moe_hw.image import write_image
     from moe_hw.layer import MoELayer
-    from moe_hw.limits import check_layer
+    from moe_hw.limits import check_model
     from moe_hw.quantised import QuantisedLayer
 
-    weight_format(args.format)
-    arch = arch_of(load_board(args.board))
-    for number, spec in enumerate(layer_specs(read_config(args.model))):
-        check_layer(spec, arch, f"MoE layer {number}")
+    form = weight_format(args.format)
+    board = load_board(args.board)
+    arch = arch_of(board)
+    check_model(layer_specs(read_config(args.model)), arch, form, board.memory.size_bytes, str(args.model))
     with Progress() as progress:
         progress(f"loading {args.model}")
         blocks = moe_blocks(load_model(args.model))
-        layers = ((name, QuantisedLayer(MoELayer.from_module(block), args.format)) for name, _, _, block in blocks)
+        layers = (
+            (name, QuantisedLayer(MoELayer.from_module(block), args.format, name)) for name, _, _, block in blocks
+        )
         write_image(args.output, layers, arch, progress)
     size = sum(file.stat().st_size for file in args.output.iterdir())
     print(f"{args.output}: {len(blocks)} MoE layers in {args.format}, {size:,} bytes, for {args.board}")

@@ -83,7 +83,10 @@ def execute(args: argparse.Namespace) -> int:
             accelerated = _perplexity(model, ids)
             acceleration.restore()
             plain = _perplexity(model, ids)
-        print(f"perplexity of {ids.shape[1]} tokens: {accelerated:.4f} in {args.format}, {plain:.4f} in float32")
+        source = args.text_file.name if args.text_file else "the text above"
+        print(
+            f"perplexity of {source}, {ids.shape[1]} tokens: {accelerated:.4f} in {args.format}, {plain:.4f} in float32"
+        )
         checked = acceleration.equal + acceleration.failed
         print(f"bit-exact: {acceleration.equal} of {checked} layer calls")
     if acceleration.failed:

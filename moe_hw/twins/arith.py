@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-EXP_MIN = -2048
-"""Exponent of a zero inside the accelerator."""
+from moe_hw.arch import EXP_MIN
 
 MAX_SHIFT = 63
 

@@ -5,17 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from moe_hw.arch import ROWS
-from moe_hw.formats import EXP_ZERO
-from moe_hw.twins.arith import EXP_MIN, MAX_SHIFT, norm16, rshift
-
-_SIGMOID = np.rint(2**16 / (1 + np.exp(-np.arange(513) / 32))).astype(np.int64) - 32768
-
-SIGMOID_VALUES = _SIGMOID
-"""V of the sigmoid table: ``round(2^16 * sigmoid(i / 32)) - 32768`` for i in [0, 512]."""
-
-SIGMOID_STEPS = np.diff(_SIGMOID)
-"""W of the sigmoid table: ``V[i + 1] - V[i]`` for i in [0, 511]."""
+from moe_hw.arch import EXP_MIN, EXP_ZERO, ROWS
+from moe_hw.tables import SIGMOID_STEPS, SIGMOID_VALUES
+from moe_hw.twins.arith import MAX_SHIFT, norm16, rshift
 
 
 def sigmoid(mantissa: ArrayLike, exponent: ArrayLike) -> np.ndarray:

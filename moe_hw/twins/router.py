@@ -1,4 +1,4 @@
-"""Choosing experts and weighting them, twin of ``rtl_gen/router.py`` and ``rtl_gen/topk.py``."""
+"""Choosing experts and weighting them, twin of ``rtl_gen/router.py`` and the blocks in it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from moe_hw.tables import EXP_STEPS, EXP_VALUES, LOG2_E
 from moe_hw.twins.arith import norm16
-
-_EXP = np.rint(2.0 ** (17 - np.arange(257) / 256)).astype(np.int64)
-
-EXP_VALUES = _EXP
-"""T of the exponential table: ``round(2^(17 - i / 256))`` for i in [0, 256]."""
-
-EXP_STEPS = -np.diff(_EXP)
-"""G of the exponential table: ``T[i] - T[i + 1]`` for i in [0, 255]."""
-
-LOG2_E = 189097
-"""``round(log2(e) * 2^17)``."""
 
 _LARGEST = (1 << 26) - 1
 

@@ -42,16 +42,19 @@ async def serve_reads(
             queue.extend(range(first, last + 1, word_bytes))
 
     task = cocotb.start_soon(requests())
-    while True:
-        if task.done():
-            task.result()
-        if not queue:
-            await RisingEdge(dut.clk)
-            continue
-        address = queue.popleft()
-        word = int.from_bytes(memory[address : address + word_bytes], "little")
-        value = {"data": word, "error": int(address in (errors or ()))}
-        await streams.send(dut, "words", word_layout(arch), [value], pattern)
+    try:
+        while True:
+            if task.done():
+                task.result()
+            if not queue:
+                await RisingEdge(dut.clk)
+                continue
+            address = queue.popleft()
+            word = int.from_bytes(memory[address : address + word_bytes], "little")
+            value = {"data": word, "error": int(address in (errors or ()))}
+            await streams.send(dut, "words", word_layout(arch), [value], pattern)
+    finally:
+        task.cancel()
 
 
 async def serve_ranges(

@@ -86,7 +86,7 @@ def test_unknown_names() -> None:
         ("clock_mhz", 0, "clock_mhz: expected a frequency above 0, got 0.0"),
         ("clock_mhz", float("nan"), "clock_mhz: expected a number, not negative, got nan"),
         ("clock_mhz", None, "clock_mhz: expected a number, not negative, got None"),
-        ("description", "", "description: expected text, got ''"),
+        ("description", "", "description: expected one line of text, got ''"),
         ("memory.type", "ddr9", "memory.type: expected one of sdr, ddr3, ddr4, hbm2, got 'ddr9'"),
         ("memory.banks", 3, "memory.banks: expected a power of two, got 3"),
         ("memory.data_bits", 4, "memory.data_bits: expected at least 8, got 4"),

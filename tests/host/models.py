@@ -39,11 +39,12 @@ def tiny_model(family: str, seed: int = 0) -> Any:
     return transformers.AutoModelForCausalLM.from_config(CONFIGS[family]()).eval()
 
 
-def save_checkpoint(path: Path, family: str = "qwen3_moe") -> Path:
-    """A checkpoint directory of a tiny model that reads and writes bytes."""
+def save_checkpoint(path: Path, family: str = "qwen3_moe", **changes: Any) -> Path:
+    """A checkpoint directory of a tiny model that reads and writes bytes; ``changes`` are of its configuration."""
     torch.manual_seed(1)
     config = CONFIGS[family]()
-    config.vocab_size = 257
+    for name, value in {"vocab_size": 257, **changes}.items():
+        setattr(config, name, value)
     transformers.AutoModelForCausalLM.from_config(config).eval().save_pretrained(path)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({letter: at for at, letter in enumerate(alphabet)} | {"<eos>": 256}, []))

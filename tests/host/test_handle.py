@@ -65,6 +65,16 @@ def test_shape_is_kept_and_any_float_type_is_taken(device: Device) -> None:
     assert_equal(handle(x[0, 0]), golden(layer, x[0, :1]))
 
 
+def test_unload_frees_the_memory_once(device: Device) -> None:
+    device.load(random_layer(spec())).unload()
+    free = device.memory.free_bytes
+    handle = device.load(random_layer(spec()))
+    handle.unload()
+    assert device.memory.free_bytes == free and not handle.loaded
+    with pytest.raises(DeviceError, match="was unloaded"):
+        handle.unload()
+
+
 def test_no_tokens_give_an_empty_result_without_a_command(device: Device) -> None:
     result = device.load(random_layer(spec()))(torch.zeros(2, 0, 33))
     assert result.output.shape == (2, 0, 33) and result.experts.shape == (0, 2) and result.weights.shape == (0, 2)

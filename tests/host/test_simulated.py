@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +12,7 @@ from host.driver import Device, open_device
 from host.transports.sim import SimTransport
 from moe_hw.errors import DeviceError, DeviceTimeout
 from moe_hw.layer import MoELayer, random_layer
-from moe_hw.spec import SharedSpec
+from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec, SharedSpec
 from moe_hw.twins.layer import golden
 from sim.board import SimulatedBoard
 from tests.host.support import assert_equal, spec
@@ -63,6 +64,34 @@ def test_layers_equal_the_golden_model(
         surplus = result.report.dram_bytes - result.report.necessary_bytes
         assert 0 <= surplus < result.report.commands * device.arch.data_bits // 8
     device.unload(handle)
+
+
+def test_random_layers_side_by_side(device: Device) -> None:
+    """Layers of all shapes lie in one memory and are called in turn."""
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    widths = (1, 2, 3, 7, 31, 32, 33, 61, 64, 65, 97)
+    loaded = []
+    for number in range(6):
+        experts = rng.choice((2, 3, 7, 13, 16, 31, 60))
+        shared = rng.choice((None, SharedSpec(rng.choice(widths), gated=rng.random() < 0.5)))
+        layer = random_layer(
+            LayerSpec(
+                rng.choice(widths),
+                RouterSpec(experts, rng.randint(1, min(8, experts)), normalise=rng.random() < 0.5),
+                ExpertSpec(rng.choice(widths)),
+                shared,
+            ),
+            seed % 1000 + number,
+        )
+        weight_format = rng.choice(("int4", "int8"))
+        loaded.append((layer, weight_format, device.load(layer, weight_format)))
+    for layer, weight_format, handle in rng.sample(loaded, len(loaded)):
+        x = tokens(layer, rng.choice((1, 2, 5, 17))) * 2.0 ** rng.randint(-90, 90)
+        assert_equal(handle(x), golden(layer, x, weight_format))
+    for _, _, handle in loaded:
+        handle.unload()
 
 
 @pytest.mark.parametrize("kind", ["read", "write"])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from boards import load_board
 from host import driver, integrate
@@ -26,6 +27,22 @@ from tests.host.fake import FakeTransport
 from tests.host.models import save_checkpoint
 
 ARCH = Arch(columns=4, max_tokens=4, max_experts=16, max_top_k=4, logit_words=64)
+
+
+INTERRUPTED = """
+import sys
+from moe_hw import cli
+from rtl_gen import accelerator
+
+class Interrupting(accelerator.Accelerator):
+    def elaborate(self, platform):
+        super().elaborate(platform)
+        raise KeyboardInterrupt
+
+accelerator.Accelerator = Interrupting
+sys.exit(cli.main())
+"""
+"""Ctrl-C in the middle of the elaboration."""
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +131,13 @@ def test_interrupt_and_closed_pipe_are_quiet(
     assert done.returncode in (0, 141) and done.stderr == ""
 
 
+def test_interrupted_generation_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-u", "-c", INTERRUPTED, "generate", "-o", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (130, "moe-hw: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_missing_package_is_a_setup_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def missing(name: str) -> Callable[[Any], int]:
         def execute(args: Any) -> int:
@@ -173,6 +197,31 @@ def test_pack_writes_an_image(tmp_path: Path, checkpoint: Path, capsys: pytest.C
     assert [layer.name for layer in image.layers] == ["model.layers.0.mlp", "model.layers.1.mlp"]
     assert image.arch == arch_of(load_board("ulx3s-85f"))
     fails(capsys, 2, "expected int4 or int8", "pack", "--model", checkpoint, "--format", "fp4", "-o", out)
+    fails(capsys, 2, "expected an image or an empty directory", "pack", "--model", checkpoint, "-o", tmp_path)
+
+
+def test_pack_and_generate_refuse_a_model_larger_than_the_memory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = save_checkpoint(tmp_path / "large", hidden_size=512, moe_intermediate_size=512)
+    board = tmp_path / "small.yaml"
+    text = (Path(driver.__file__).parents[1] / "boards" / "ulx3s-85f.yaml").read_text()
+    board.write_text(text.replace("size_mib: 32", "size_mib: 1"))
+    for command in ("pack", "generate"):
+        fails(capsys, 5, r"need [\d,]+ bytes in int4, the board has 1,048,576; choose a narrower format",
+              command, "--board", board, "--model", checkpoint, "-o", tmp_path / command)  # fmt: skip
+
+
+def test_generate_looks_at_its_directory_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rtl_gen import emit
+
+    monkeypatch.setattr(emit, "to_verilog", lambda *args: pytest.fail("generated before looking"))
+    (tmp_path / "thesis.tex").write_text("")
+    fails(capsys, 2, "exists and was not made by `moe-hw generate`", "generate", "-o", tmp_path)
+    fails(capsys, 3, "cannot write .*(Not a directory|File exists)",
+          "generate", "-o", tmp_path / "thesis.tex" / "out")  # fmt: skip
 
 
 def run_argv(checkpoint: Path, *more: str) -> list[str]:
@@ -202,12 +251,12 @@ def test_run_checks_and_is_reproducible(
     assert texts[0] == texts[1]
     # Two layers: the prompt, three steps, and the perplexity's pass.
     assert "bit-exact: 10 of 10 layer calls" in texts[0]
-    found = re.search(r"perplexity of 9 tokens: (\S+) in int4, (\S+) in float32", texts[0])
+    found = re.search(r"perplexity of the text above, 9 tokens: (\S+) in int4, (\S+) in float32", texts[0])
     assert found and 0.8 < float(found[1]) / float(found[2]) < 1.25
     text_file = tmp_path / "text"
     text_file.write_text("x" * 150)
     assert cli.main(run_argv(checkpoint, "--check", "--max-new-tokens", "1", "--text-file", str(text_file))) == 0
-    assert "perplexity of 150 tokens" in capsys.readouterr().out
+    assert "perplexity of text, 150 tokens" in capsys.readouterr().out
 
 
 def test_run_fails_if_a_call_differs(
@@ -264,6 +313,16 @@ def damage(path: Path, kind: str) -> None:
         config.write_text(json.dumps({**json.loads(config.read_text()), "moe_intermediate_size": 32}))
     elif kind == "more layers":
         config.write_text(json.dumps({**json.loads(config.read_text()), "num_hidden_layers": 3}))
+    elif kind == "not a mapping":
+        config.write_text("null")
+    elif kind == "wrong type":
+        config.write_text(json.dumps({**json.loads(config.read_text()), "hidden_size": "many"}))
+    elif kind == "no step":
+        config.write_text(json.dumps({**json.loads(config.read_text()), "decoder_sparse_step": 0}))
+    elif kind == "nan":
+        tensors = load_file(weights)
+        tensors["model.layers.1.mlp.gate.weight"][2, 3] = float("nan")
+        save_file(tensors, weights, {"format": "pt"})
     elif kind == "dense":
         config.write_text('{"model_type": "llama"}')
     elif kind == "other experts":
@@ -284,6 +343,9 @@ def damage(path: Path, kind: str) -> None:
         ("no tokenizer", "copied: expected tokenizer.json or .*, got none"),
         ("other sizes", r"expected model.layers.0.mlp.experts.down_proj of shape \[6, 40, 32\], got \[6, 40, 24\]"),
         ("more layers", "expected 11 more weights such as model.layers.2"),
+        ("not a mapping", "config.json: expected a JSON object"),
+        ("wrong type", "Validation error for field 'hidden_size': .*expected int.*; mend it"),
+        ("no step", "decoder_sparse_step: expected at least 1, got 0"),
         ("dense", "not a MoE model"),
         ("other experts", "model type: expected mixtral"),
         ("unknown type", "config.json cannot be read"),
@@ -297,6 +359,35 @@ def test_damaged_checkpoint_is_one_line(
     assert fake_device == []
 
 
+@pytest.mark.parametrize("command", ["run", "pack"])
+def test_damaged_weights_are_named_with_their_layer(
+    copied: Path, fake_device: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    damage(copied, "nan")
+    argv = run_argv(copied) if command == "run" else ["pack", "--model", copied, "-o", tmp_path / "image"]
+    fails(capsys, 4, "model.layers.1.mlp: router: expected finite weights, got NaN or Inf", *argv)
+
+
+def test_sizes_that_grouped_matrix_products_refuse(
+    tmp_path: Path, fake_device: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = save_checkpoint(tmp_path, moe_intermediate_size=7)
+    assert cli.main(run_argv(checkpoint, "--max-new-tokens", "1", "--check")) == 0
+    assert "bit-exact: 4 of 4 layer calls" in capsys.readouterr().out
+
+
+def test_whatever_the_system_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fails(capsys, 3, "File name too long; check the path", "pack", "--model", "a" * 5000, "-o", tmp_path / "image")
+
+    def exhausted(args: Any) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr(cli.boards, "execute", exhausted)
+    fails(capsys, 3, "expected more memory", "boards")
+
+
 def test_demo_runs_the_built_in_model_checked(
     fake_device: list[str], checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,7 +397,11 @@ def test_demo_runs_the_built_in_model_checked(
     assert cli.main(["demo", "--max-new-tokens", "2"]) == 0
     out = capsys.readouterr().out
     assert fake_device == ["sim:ulx3s-85f"]
-    assert out.startswith(moe_hw.demo.PROMPT) and "bit-exact: 6 of 6 layer calls" in out
+    length = len(moe_hw.demo.HELD_OUT.read_bytes())
+    assert out.startswith(moe_hw.demo.PROMPT) and f"perplexity of held_out.txt, {length} tokens" in out
+    # Two layers: the prompt, one step, and the held-out text in stretches of 64.
+    calls = 2 * (2 + -(-length // 64))
+    assert f"bit-exact: {calls} of {calls} layer calls" in out
 
 
 def test_progress_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

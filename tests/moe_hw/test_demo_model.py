@@ -13,27 +13,11 @@ from hypothesis import strategies as st
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from moe_hw.demo import MODEL_DIR, PROMPT
+from moe_hw.demo import HELD_OUT, MODEL_DIR, PROMPT
 from moe_hw.demo.train import Recipe, balance_loss, check_balance, new_model, shares_of, train
 from moe_hw.errors import ModelError
 
-# From CPython 3.11's shlex.py, which the training holds out (PSF licence).
-EXCERPT = '''
-    def push_token(self, tok):
-        "Push a token onto the stack popped by the get_token method"
-        if self.debug >= 1:
-            print("shlex: pushing token " + repr(tok))
-        self.pushback.appendleft(tok)
-
-    def push_source(self, newstream, newfile=None):
-        "Push an input source onto the lexer's input source stack."
-        if isinstance(newstream, str):
-            newstream = StringIO(newstream)
-        self.filestack.appendleft((self.infile, self.instream, self.lineno))
-        self.infile = newfile
-        self.instream = newstream
-        self.lineno = 1
-'''
+EXCERPT = HELD_OUT.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_hw.arch import Arch
-from moe_hw.errors import ImageError, SetupError
+from moe_hw.errors import ImageError, SetupError, UsageError
 from moe_hw.formats import FORMATS, ROUTER, QuantisedMatrix, WeightFormat, quantise_tokens
 from moe_hw.image import (
     LayerImage,
+    aligned,
     input_record,
     matrix_bytes,
     matrix_segment,
@@ -75,7 +76,7 @@ def unpack(segment: np.ndarray, rows: int, blocks: int, form: WeightFormat, colu
 def test_segments_by_brute_force(rows: int, blocks: int, form: WeightFormat, columns: int) -> None:
     matrix = random_matrix(np.random.default_rng([rows, columns]), rows, blocks, form)
     segment = matrix_segment(matrix, columns)
-    assert segment.dtype == np.uint8 and len(segment) == matrix_bytes(rows, blocks, form.bits, columns)
+    assert segment.dtype == np.uint8 and len(segment) == aligned(matrix_bytes(rows, blocks, form.bits, columns))
     found = unpack(segment, rows, blocks, form, columns)
     assert np.array_equal(found.codes, matrix.codes)
     assert np.array_equal(found.frac, matrix.frac) and np.array_equal(found.f, matrix.f)
@@ -191,7 +192,7 @@ def test_progress_names_layers_and_segments(tmp_path: Path) -> None:
 
 def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ImageError, match=r"expected an image or an empty directory, got thesis\.tex; choose another"):
+    with pytest.raises(UsageError, match=r"expected an image or an empty directory, got thesis\.tex; choose another"):
         write_image(tmp_path, layers("ones"), ARCH)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 

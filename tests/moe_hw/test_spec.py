@@ -47,5 +47,5 @@ def test_json_round_trip(name: str) -> None:
     ],
 )
 def test_refusals_name_the_axis_and_the_value(make: Callable[[], object], message: str) -> None:
-    with pytest.raises(UnsupportedLayer, match=f"^{message}; this layer stays on the host$"):
+    with pytest.raises(UnsupportedLayer, match=f"^{message}; this version cannot run the layer$"):
         make()

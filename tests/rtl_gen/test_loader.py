@@ -67,6 +67,6 @@ async def an_error_is_reported_once(dut):
     await load(dut, arch, 1, 2, streams.always, streams.always)
 
 
-@pytest.mark.parametrize("data_bits", [32, 128, 512])
+@pytest.mark.parametrize("data_bits", [32, 512])
 def test_loader(data_bits: int) -> None:
     run_bench(Loader(sizes(data_bits)), __name__, data_bits=data_bits)

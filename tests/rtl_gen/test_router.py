@@ -20,7 +20,6 @@ from sim.bench.streams import PATTERNS, pack, receive, reset, send, start
 LARGEST = (1 << ACC_BITS - 1) - 1
 
 ARCHES = {
-    "small": Arch(columns=4, max_tokens=4, max_experts=16, max_top_k=4, logit_words=32),
     "one_token": Arch(columns=4, max_tokens=1, max_experts=2, max_top_k=1, logit_words=2),
     "default": Arch(),
     "wide": Arch(columns=32, max_tokens=64, max_experts=512, max_top_k=16, logit_words=1 << 11),

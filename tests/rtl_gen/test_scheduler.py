@@ -23,7 +23,6 @@ from sim.bench.streams import PATTERNS, pack, receive, reset, send, start, unpac
 ARCHES = {
     "small": Arch(columns=4, max_tokens=4, max_experts=16, max_top_k=4),
     "one_token": Arch(columns=4, max_tokens=1, max_experts=2, max_top_k=1),
-    "default": Arch(),
     "wide": Arch(columns=32, max_tokens=64, max_experts=512, max_top_k=16),
 }
 

@@ -86,11 +86,6 @@ async def take_planes(dut, arch: Arch, expected: list[int], pattern: streams.Pat
     dut.beat_pop.value = 0
 
 
-def written_visible(dut) -> int:
-    """More than any count while ``beat_ready`` is up, else 0."""
-    return (1 << 30) * int(dut.beat_ready.value)
-
-
 @cocotb.test(timeout_time=2, timeout_unit="ms")
 async def a_memory_error_is_reported_and_does_not_stop_the_stream(dut):
     arch = sizes(int(parameter("columns")), int(parameter("data_bits")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -93,6 +94,29 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("MOE_HW_CACHE", str(tmp_path / "file"))
     with pytest.raises(SetupError, match=r"expected room and permission .*; free space or set MOE_HW_CACHE"):
         build.build_dram()
+
+
+def test_a_full_disk_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = shutil.disk_usage(cache.parent)._replace(free=1 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(SetupError, match="No space left on device; free space or set MOE_HW_CACHE"):
+        build.build("module moe_hw(", Arch())
+
+
+def test_tools_and_cache_are_checked_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build.prepare()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MOE_HW_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(SetupError, match="Not a directory; free space or set MOE_HW_CACHE"):
+        build.prepare()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SetupError, match=r"expected g\+\+ on PATH; install it"):
+        build.prepare()
+
+
+def test_an_empty_variable_means_the_usual_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOE_HW_CACHE", "")
+    assert build.cache_root() == Path.home() / ".cache" / "moe-hw" / "sim"
 
 
 def _build(busy: int, results: multiprocessing.Queue[tuple[str, list[str]]]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from boards import load_board
 from host.transports import sim
-from moe_hw.errors import DeviceError, UsageError
+from moe_hw.errors import DeviceError, SetupError, UsageError
 from moe_hw.fit import arch_of
 from moe_hw.generated import write_generated
 from moe_hw.registers import csr_address
@@ -81,6 +81,18 @@ def test_generated_directory_is_built_from_its_files(tmp_path: Path, built: list
     (tmp_path / "out" / "moe_hw.v").write_text("module other; endmodule")
     with pytest.raises(DeviceError, match="expected SHA-256"):
         sim.open_sim(str(tmp_path / "out"))
+
+
+def test_tools_are_looked_for_before_the_accelerator_is_generated(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rtl_gen import emit
+
+    def missing() -> None:
+        raise SetupError("expected g++")
+
+    monkeypatch.setattr(sim, "prepare", missing)
+    monkeypatch.setattr(emit, "to_verilog", lambda *args: pytest.fail("generated before looking"))
+    with pytest.raises(SetupError, match=r"expected g\+\+"):
+        sim.open_sim("ulx3s-85f")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Bursts and the read arbiter: every word once, in order, to the reader that asked."""
+"""The read arbiter: every word once, in order, to the reader that asked."""
 
 import random
 
@@ -6,8 +6,9 @@ import cocotb
 import pytest
 from cocotb.triggers import RisingEdge
 
-from moe_hw.arch import SEGMENT_ALIGN, Arch
-from rtl_gen.bus import Bursts, ReadArbiter, burst_layout, range_layout, word_layout
+from moe_hw.arch import Arch
+from rtl_gen.bus import burst_layout, word_layout
+from rtl_gen.read_arbiter import ReadArbiter
 from sim.bench import streams
 from sim.bench.runner import parameter, run_bench
 
@@ -16,26 +17,6 @@ READERS = 3
 
 def sizes(data_bits: int) -> Arch:
     return Arch(columns=16, data_bits=data_bits, burst_bytes=256)
-
-
-@cocotb.test(timeout_time=2, timeout_unit="ms")
-@cocotb.parametrize(idle=list(streams.PATTERNS), stall=list(streams.PATTERNS))
-async def bursts_cover_their_range(dut, idle, stall):
-    arch = sizes(int(parameter("data_bits")))
-    word_bytes = arch.data_bits // 8
-    ranges = [{"address": random.randrange(20), "words": words} for words in (1, 2, 5, 0, 64, 3, 7, 100)]
-    wanted = [
-        entry["address"] * SEGMENT_ALIGN + word * word_bytes for entry in ranges for word in range(entry["words"])
-    ]
-    await streams.start(dut)
-    cocotb.start_soon(streams.send(dut, "ranges", range_layout(arch), ranges, streams.PATTERNS[idle]))
-    covered = []
-    while len(covered) < len(wanted):
-        (burst,) = await streams.receive(dut, "bursts", burst_layout(arch), 1, streams.PATTERNS[stall])
-        addresses = [burst["address"] + word * word_bytes for word in range(burst["length"] + 1)]
-        assert addresses[0] // arch.burst_bytes == addresses[-1] // arch.burst_bytes
-        covered += addresses
-    assert covered == wanted
 
 
 async def answer(dut, arch: Arch, pattern: streams.Pattern) -> None:
@@ -98,10 +79,5 @@ async def each_reader_gets_its_own(dut, idle, stall):
 
 
 @pytest.mark.parametrize("data_bits", [32, 512])
-def test_bursts(data_bits: int) -> None:
-    run_bench(Bursts(sizes(data_bits)), __name__, tests="bursts_cover_their_range", data_bits=data_bits)
-
-
-@pytest.mark.parametrize("data_bits", [32, 512])
 def test_read_arbiter(data_bits: int) -> None:
-    run_bench(ReadArbiter(sizes(data_bits), READERS), __name__, tests="each_reader_gets_its_own", data_bits=data_bits)
+    run_bench(ReadArbiter(sizes(data_bits), READERS), __name__, data_bits=data_bits)

@@ -1,0 +1,86 @@
+"""Checks a layer descriptor against the sizes of the bitstream."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from moe_hw.arch import ROWS, Arch
+from moe_hw.registers import LAYER_MAGIC, Status
+from rtl_gen.types import layer_layout
+
+PRODUCT_BITS = 28
+"""Bits of a number of tokens times a number of blocks."""
+
+
+class LayerCheck(wiring.Component):
+    """Finds the first reason, in the order of the status codes, why a batch cannot run.
+
+    Latency: one cycle; throughput: a descriptor a cycle.
+
+    Parameters
+    ----------
+    arch : Arch
+        Sizes of the accelerator.
+
+    Members
+    -------
+    layer : In(layer_layout()), magic : In(32)
+        The descriptor.
+    tokens : In(32)
+        The command's word, all of it.
+    status : Out(Status)
+        ``OK`` or the reason.
+    output_blocks : Out
+        Blocks of the batch's outputs.
+    """
+
+    def __init__(self, arch: Arch):
+        self.arch = arch
+        super().__init__(
+            {
+                "layer": In(layer_layout()),
+                "magic": In(32),
+                "tokens": In(32),
+                "status": Out(Status),
+                "output_blocks": Out(PRODUCT_BITS),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        arch = self.arch
+        layer = self.layer
+
+        groups = Signal(16)
+        widest = Mux(layer.inter_blocks > layer.shared_blocks, layer.inter_blocks, layer.shared_blocks)
+        token_blocks = Signal(PRODUCT_BITS)
+        logit_words = Signal(PRODUCT_BITS)
+        m.d.comb += groups.eq((layer.experts + layer.shared_gate + arch.columns - 1) >> ceil_log2(arch.columns))
+        m.d.sync += [
+            token_blocks.eq(layer.tokens * ((layer.hidden_blocks << 1) + widest)),
+            self.output_blocks.eq(layer.tokens * layer.hidden_blocks),
+            logit_words.eq(layer.tokens * groups),
+        ]
+
+        shape_ok = Mux(layer.shared_blocks == 0, ~layer.shared_gate, layer.shared_passes != 0)
+        for size in (layer.hidden_blocks, layer.inter_blocks, layer.experts, layer.passes, layer.router_passes):
+            shape_ok = shape_ok & (size != 0)
+        top_k_ok = (layer.top_k != 0) & (layer.top_k <= arch.max_top_k) & (layer.top_k <= layer.experts)
+        checks = (
+            (self.magic != LAYER_MAGIC, Status.BAD_LAYER),
+            ((self.tokens == 0) | (self.tokens > arch.max_tokens), Status.BAD_TOKENS),
+            (~shape_ok, Status.BAD_SHAPE),
+            (layer.experts > arch.max_experts, Status.TOO_MANY_EXPERTS),
+            (~top_k_ok, Status.BAD_TOP_K),
+            (token_blocks > arch.token_blocks, Status.TOKEN_BUFFER_FULL),
+            (self.output_blocks > arch.combine_elements // ROWS, Status.COMBINE_BUFFER_FULL),
+            (logit_words > arch.logit_words, Status.LOGIT_BUFFER_FULL),
+        )
+        # The last assignment wins, so the first check comes last.
+        for condition, status in reversed(checks):
+            with m.If(condition):
+                m.d.comb += self.status.eq(status)
+        return m

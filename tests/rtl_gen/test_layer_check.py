@@ -1,0 +1,95 @@
+"""Random descriptors, most of them at a limit, against the rules in Python."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import cocotb
+import pytest
+from cocotb.triggers import ReadOnly, RisingEdge
+
+from moe_hw.arch import ROWS, Arch
+from moe_hw.registers import LAYER_MAGIC, Status
+from rtl_gen.layer_check import LayerCheck
+from rtl_gen.types import layer_layout
+from sim.bench.runner import parameter, run_bench
+from sim.bench.streams import pack, start
+
+ARCHES = {
+    "small": Arch(columns=4, token_blocks=64, max_tokens=1, max_experts=8, max_top_k=1, logit_words=2,
+                  combine_elements=64),
+    "default": Arch(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arch", list(ARCHES))
+def test_layer_check(arch: str) -> None:
+    run_bench(LayerCheck(ARCHES[arch]), __name__, arch=arch)
+
+
+def near(*limits: int) -> int:
+    """A number at one of the limits, next to it, or below."""
+    limit = random.choice(limits)
+    return max(0, random.choice([limit, limit + 1, limit - 1, random.randint(0, limit)]))
+
+
+def random_case(arch: Arch) -> tuple[int, int, dict[str, int]]:
+    """Magic word, tokens and layer."""
+    tokens = near(arch.max_tokens, 1)
+    each = max(tokens, 1)
+    hidden = min(1023, near(1, arch.combine_elements // ROWS // each))
+    layer = {
+        "tokens": tokens,
+        "hidden_blocks": hidden,
+        "inter_blocks": min(1023, near(1, max(0, arch.token_blocks // each - 2 * hidden))),
+        "shared_blocks": random.choice([0, min(1023, near(max(0, arch.token_blocks // each - 2 * hidden)))]),
+        "experts": min(1023, near(arch.max_experts, arch.columns * (arch.logit_words // each))),
+        "top_k": min(31, near(arch.max_top_k, 1)),
+        "shared_gate": random.randrange(2),
+        "passes": random.choice([0, 1, 2, 2, 2]),
+        "shared_passes": random.choice([0, 1, 2, 2, 2]),
+        "router_passes": random.choice([0, 4, 4, 4]),
+    }
+    return random.choice([LAYER_MAGIC] * 9 + [0]), tokens + (random.randrange(20) == 0) * (1 << 16), layer
+
+
+def rules(arch: Arch, magic: int, tokens: int, layer: dict[str, int]) -> Status:
+    shared = layer["shared_blocks"]
+    shape = ("hidden_blocks", "inter_blocks", "experts", "passes", "router_passes")
+    shape_ok = all(layer[name] for name in shape) and (layer["shared_passes"] if shared else not layer["shared_gate"])
+    groups = -(-(layer["experts"] + layer["shared_gate"]) // arch.columns)
+    widest = max(layer["inter_blocks"], shared)
+    for status, ok in (
+        (Status.BAD_LAYER, magic == LAYER_MAGIC),
+        (Status.BAD_TOKENS, 1 <= tokens <= arch.max_tokens),
+        (Status.BAD_SHAPE, shape_ok),
+        (Status.TOO_MANY_EXPERTS, layer["experts"] <= arch.max_experts),
+        (Status.BAD_TOP_K, 1 <= layer["top_k"] <= min(arch.max_top_k, layer["experts"])),
+        (Status.TOKEN_BUFFER_FULL, tokens * (2 * layer["hidden_blocks"] + widest) <= arch.token_blocks),
+        (Status.COMBINE_BUFFER_FULL, tokens * layer["hidden_blocks"] * ROWS <= arch.combine_elements),
+        (Status.LOGIT_BUFFER_FULL, tokens * groups <= arch.logit_words),
+    ):
+        if not ok:
+            return status
+    return Status.OK
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def random_descriptors(dut: Any) -> None:
+    await start(dut)
+    arch = ARCHES[parameter("arch")]
+    seen = set()
+    for _ in range(4000):
+        magic, tokens, layer = random_case(arch)
+        dut.magic.value, dut.tokens.value, dut.layer.value = magic, tokens, pack(layer_layout(), layer)
+        await RisingEdge(dut.clk)
+        await ReadOnly()
+        status = Status(int(dut.status.value))
+        assert status == rules(arch, magic, tokens, layer), f"{tokens} tokens, {layer}"
+        if status == Status.OK:
+            assert int(dut.output_blocks.value) == tokens * layer["hidden_blocks"]
+        seen.add(status)
+        await RisingEdge(dut.clk)
+    missing = {status for status in Status if status < Status.COMMAND_READ_ERROR} - {Status.BAD_COMMAND} - seen
+    assert not missing, f"no case of {missing}"
