@@ -31,6 +31,7 @@ async def delays_and_forgets(dut):
         await streams.reset(dut)
 
 
+@pytest.mark.filterwarnings("ignore:.*created but never used")
 def test_arguments() -> None:
     with pytest.raises(ValueError, match="cycles: expected at least 3, got 2"):
         Delay(16, 2)
