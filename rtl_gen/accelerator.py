@@ -125,7 +125,7 @@ class Accelerator(wiring.Component):
             combine.clear.eq(command.prepare),
             streamer.clear.eq(command.prepare),
             writer.clear.eq(command.prepare),
-            command.prepared.eq(~loader.busy & token_buffer.loaded & ~combine.clearing),
+            command.prepared.eq(~loader.busy & token_buffer.loaded),
         ]
         connect(m, loader.mantissas, token_buffer.mantissas)
         connect(m, loader.exponents, token_buffer.exponents)

@@ -33,7 +33,7 @@ class Combine(wiring.Component):
     Members
     -------
     results : In(stream of result_layout(arch)), kind DOWN
-        Accumulators of one slot and column group. Throughput: a column a cycle; never waits for anything else.
+        Accumulators of one slot and column group. Throughput: a column a cycle; waits for nothing but ``clearing``.
     layer : In(layer_layout())
         The layer at work, stable from ``clear`` to the last output.
     slot : Out(SlotRead(arch))
@@ -86,7 +86,7 @@ class Combine(wiring.Component):
         last_column = Signal()
         m.d.comb += [
             last_column.eq(column == arch.columns - 1),
-            self.results.ready.eq(~held | last_column),
+            self.results.ready.eq((~held | last_column) & ~self.clearing),
             self.slot.parity.eq(word.parity),
             self.slot.index.eq(word.slot),
             exponent.en.eq(held),

@@ -42,7 +42,7 @@ class Command(wiring.Component):
     prepare : Out(1), input_address : Out
         Pulse: load the inputs from there, clear the combine buffer and the errors.
     prepared : In(1)
-        Both are done.
+        The inputs are loaded.
     compute : Out(1), computed : In(1)
         Pulse: start the scheduler; it is done.
     read_output, read_routing, write : Out(1), write_address, write_count : Out
