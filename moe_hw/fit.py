@@ -11,12 +11,12 @@ from moe_hw.errors import UsageError
 DSPS_PER_COLUMN = ROWS // 2
 """Two neighbouring columns share a multiplier, so a column costs half a multiplier for each row."""
 
-DSPS_FIXED = 8
-"""Multipliers of post, router and combine; an estimate."""
+DSPS_FIXED = 24
+"""Multipliers outside the array: post, router, combine, addresses. From Yosys' ``synth_ecp5``, default sizes."""
 
-LUTS_PER_MAC = 37
-LUTS_FIXED = 14000
-"""Everything but the array; both LUT figures are estimates."""
+LUTS_PER_MAC = 32
+LUTS_FIXED = 23000
+"""The array's rows and everything else, from the same synthesis; for other sizes and families an estimate."""
 
 QUEUE_ENTRY_BITS = 48
 """Token, weight and link of one place in the expert queues, rounded up."""

@@ -74,13 +74,15 @@ class AccumulateColumn(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
 
-        # Stage 1: dot * (8 + frac), and the whole shift.
+        # Stage 1: dot * (8 + frac), in adders because the multipliers are the array's, and the whole shift.
+        fraction = self.scale[5:]
+        parts = [Mux(bit, self.dot << place, 0) for place, bit in enumerate(fraction)]
         product = Signal(signed(SUM_BITS + 5))
         amount = Signal(range(SHIFT_MAX + 1))
         total = Signal(8)
         m.d.comb += total.eq(self.shift + self.scale[:5])
         m.d.sync += [
-            product.eq(self.dot * Cat(self.scale[5:], Const(1, 1))),
+            product.eq((self.dot << len(fraction)) + parts[0] + (parts[1] + parts[2])),
             amount.eq(Mux(total > SHIFT_MAX, SHIFT_MAX, total)),
         ]
         # Stages 2 to 4: shift right, coarse then fine, with one more bit below for the rounding.

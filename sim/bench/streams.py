@@ -12,6 +12,7 @@ from typing import Any
 from amaranth.hdl import Shape
 from amaranth.lib import data, enum
 from cocotb.clock import Clock
+from cocotb.task import Task
 from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
 
 Pattern = Callable[[], Iterator[bool]]
@@ -90,6 +91,16 @@ async def reset(dut: Any, cycles: int = 3) -> None:
     dut.rst.value = 1
     await ClockCycles(dut.clk, cycles)
     dut.rst.value = 0
+
+
+async def interrupt(dut: Any, work: Task[Any], *inputs: str) -> None:
+    """Cancel ``work`` in flight, set the inputs that it drove to zero, and reset."""
+    dut.rst.value = 1
+    work.cancel()
+    await RisingEdge(dut.clk)  # tasks that ``work`` started may drive inputs until they have been cancelled, too
+    for name in inputs:
+        getattr(dut, name).value = 0
+    await reset(dut)
 
 
 async def send(dut: Any, prefix: str, layout: Any, values: Any, pattern: Pattern = always) -> None:

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from host.driver import Device, open_device
 from host.transports.sim import SimTransport
 from moe_hw.errors import DeviceError, DeviceTimeout
-from moe_hw.layer import MoELayer, random_layer
+from moe_hw.layer import ExpertWeights, MoELayer, random_layer
 from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec, SharedSpec
 from moe_hw.twins.layer import golden
 from sim.board import SimulatedBoard
@@ -91,6 +93,84 @@ def test_random_layers_side_by_side(device: Device) -> None:
         x = tokens(layer, rng.choice((1, 2, 5, 17))) * 2.0 ** rng.randint(-90, 90)
         assert_equal(handle(x), golden(layer, x, weight_format))
     for _, _, handle in loaded:
+        handle.unload()
+
+
+@st.composite
+def layer_specs(draw: st.DrawFn) -> LayerSpec:
+    sizes = st.integers(1, 100)
+    experts = draw(st.integers(1, 16))
+    return LayerSpec(
+        draw(sizes),
+        RouterSpec(experts, draw(st.integers(1, min(experts, 12))), normalise=draw(st.booleans())),
+        ExpertSpec(draw(sizes)),
+        draw(st.none() | st.builds(SharedSpec, sizes, gated=st.booleans())),
+    )
+
+
+ZERO = None
+"""The order of a matrix or a token of zeros."""
+
+
+def orders(low: int, high: int) -> st.SearchStrategy[int | None]:
+    """Binary orders of magnitude: half of them about one, a few of them ``ZERO``."""
+    return st.sampled_from(range(12)).flatmap(
+        lambda case: st.just(ZERO) if case == 11 else st.integers(-3, 3) if case < 6 else st.integers(low, high)
+    )
+
+
+def scaled(values: torch.Tensor, order: int | None) -> torch.Tensor:
+    return torch.zeros_like(values) if order is ZERO else values * 2.0**order
+
+
+def scaled_layer(spec: LayerSpec, seed: int, matrix_orders: list[int | None], distinct: int) -> MoELayer:
+    """A random layer whose matrices are of the given orders, and whose router repeats its first ``distinct`` rows.
+
+    Orders are of the router, the shared expert's gate, each expert's three matrices and the shared expert's.
+    """
+    layer = random_layer(spec, seed)
+    gate, shared = layer.shared_gate_weight(), layer.shared()
+
+    def matrices(number: int, weights: ExpertWeights) -> ExpertWeights:
+        first = 2 + 3 * number
+        return ExpertWeights(*map(scaled, weights, matrix_orders[first : first + 3]))
+
+    return MoELayer(
+        spec,
+        router=scaled(layer.router_weight(), matrix_orders[0])[torch.arange(spec.router.experts) % distinct],
+        expert=lambda index: matrices(index, layer.expert(index)),
+        shared=(lambda: matrices(spec.router.experts, shared)) if shared else None,
+        shared_gate=None if gate is None else scaled(gate, matrix_orders[1]),
+    )
+
+
+@settings(
+    max_examples=40, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data(), spec=layer_specs(), weight_format=st.sampled_from(["int4", "int8"]))
+def test_any_layer_equals_the_golden_model(
+    device: Device, board: SimulatedBoard, data: st.DataObject, spec: LayerSpec, weight_format: str
+) -> None:
+    """Weights and tokens of any magnitude, zeros, ties between experts, and any stalls of the bus."""
+    seed = data.draw(st.integers(0, 1000), "seed")
+    experts = spec.router.experts
+    matrices = 2 + 3 * (experts + 1)
+    matrix_orders = data.draw(st.lists(orders(-40, 30), min_size=matrices, max_size=matrices), "orders of matrices")
+    layer = scaled_layer(spec, seed, matrix_orders, data.draw(st.integers(1, experts), "distinct router rows"))
+
+    token_orders = data.draw(st.lists(orders(-90, 60), min_size=1, max_size=20), "orders of tokens")
+    spread = data.draw(st.integers(0, 40), "range of a token's orders")
+    generator = torch.Generator().manual_seed(seed)
+    shape = len(token_orders), spec.hidden
+    x = torch.randn(shape, generator=generator)
+    x *= 2.0 ** torch.randint(-spread, 1, shape, generator=generator)
+    x = torch.stack([scaled(token, order) for token, order in zip(x, token_orders, strict=True)])
+
+    board.set_stall(seed, data.draw(st.sampled_from([0.0, 0.3, 0.6]), "stall"))
+    handle = device.load(layer, weight_format)
+    try:
+        assert_equal(handle(x), golden(layer, x, weight_format))
+    finally:
         handle.unload()
 
 

@@ -5,7 +5,7 @@ import random
 import cocotb
 import numpy as np
 import pytest
-from cocotb.triggers import RisingEdge
+from cocotb.triggers import ClockCycles, RisingEdge
 
 from moe_hw.arch import PLANES_PER_PASS, ROWS, Arch
 from rtl_gen.array import LATENCY, Array
@@ -42,55 +42,81 @@ async def write_blocks(dut, blocks: np.ndarray) -> None:
     dut.x_write.value = 0
 
 
-@cocotb.test(timeout_time=1, timeout_unit="ms")
-@cocotb.parametrize(vectors=[1, 3, 4, 9])
-async def tiles_follow_each_other_without_a_bubble(dut, vectors):
-    """Tile after tile: the next one's planes load while ``vectors`` blocks are multiplied by this one."""
-    sizes = arch()
-    tiles = 8
-    is_signed = [random.random() < 0.5 for _ in range(tiles)]
-    codes = [np.random.default_rng(random.randrange(1 << 32)).integers(
-        -8 if signed else 0, 8 if signed else 16, (ROWS, sizes.columns)) for signed in is_signed]
-    codes[0][:] = -8 if is_signed[0] else 15
-    blocks = np.random.default_rng(random.randrange(1 << 32)).integers(-128, 128, (vectors, ROWS))
-    blocks[0] = -128
+IDLE = dict.fromkeys(("load", "load_first", "load_signed", "plane_address", "swap", "x_address"), 0)
 
-    await streams.start(dut)
+
+def schedule(vectors: int, is_signed: list[bool]) -> tuple[list[dict[str, int]], dict[int, tuple[int, int]]]:
+    """Commands without a bubble: the loads of each tile share the commands of the vectors of the tile before.
+
+    Returns the commands, and the (vector, tile) that each of those with sums multiplies, by the command's number.
+    """
+    commands = [dict(IDLE) for _ in range(PLANES_PER_PASS)]
+    products = {}
+    begin = 0  # the first load of the tile
+    for tile, signed in enumerate(is_signed):
+        for plane in range(PLANES_PER_PASS):
+            commands[begin + plane].update(
+                load=1, load_first=int(plane == 0), load_signed=int(signed),
+                plane_address=tile * PLANES_PER_PASS + plane,
+            )  # fmt: skip
+        begin = len(commands)
+        for number in range(max(vectors, PLANES_PER_PASS)):
+            vector = min(number, vectors - 1)
+            products[len(commands)] = vector, tile
+            commands.append({**IDLE, "swap": int(number == 0), "x_address": vector})
+    return commands, products
+
+
+async def multiply(dut, sizes: Arch, vectors: int, idle: streams.Pattern) -> None:
+    """Multiply blocks by eight tiles, commands pausing as ``idle`` says, and check all sums."""
+    tiles = 8
+    rng = np.random.default_rng(random.randrange(1 << 32))
+    is_signed = [random.random() < 0.5 for _ in range(tiles)]
+    codes = [rng.integers(-8 if signed else 0, 8 if signed else 16, (ROWS, sizes.columns)) for signed in is_signed]
+    codes[0][:] = -8 if is_signed[0] else 15
+    blocks = rng.integers(-128, 128, (vectors, ROWS))
+    blocks[0] = -128
     for tile in range(tiles):
         await write_planes(dut, tile * PLANES_PER_PASS, plane_beats(codes[tile]))
     await write_blocks(dut, blocks)
 
-    # The schedule: loads of tile t + 1 share the cycles of tile t's vectors.
-    commands = [dict.fromkeys(("load", "load_first", "load_signed", "plane_address", "swap", "x_address"), 0)
-                for _ in range(PLANES_PER_PASS)]
+    commands, products = schedule(vectors, is_signed)
+    active = idle()
+    issued: list[dict[str, int]] = []
     expected = {}
-    for tile in range(tiles):
-        for vector in range(max(vectors, PLANES_PER_PASS)):
-            command = dict.fromkeys(commands[0], 0)
-            command["swap"] = int(vector == 0)
-            command["x_address"] = min(vector, vectors - 1)
-            expected[len(commands)] = blocks[command["x_address"]] @ codes[tile]
-            commands.append(command)
-    first_cycle = [PLANES_PER_PASS + tile * max(vectors, PLANES_PER_PASS) for tile in range(tiles)]
-    for tile in range(tiles):
-        begin = 0 if tile == 0 else first_cycle[tile - 1]
-        for plane in range(PLANES_PER_PASS):
-            commands[begin + plane].update(
-                load=1, load_first=int(plane == 0), load_signed=int(is_signed[tile]),
-                plane_address=tile * PLANES_PER_PASS + plane,
-            )
-
-    seen = {}
-    for cycle in range(len(commands) + LATENCY + 1):
-        command = commands[cycle] if cycle < len(commands) else dict.fromkeys(commands[0], 0)
+    for number, command in enumerate(commands):
+        while not next(active):
+            issued.append(IDLE)
+        if number in products:
+            vector, tile = products[number]
+            expected[len(issued)] = list(blocks[vector] @ codes[tile])
+        issued.append(command)
+    for cycle, command in enumerate(issued + [IDLE] * (LATENCY + 1)):
         dut.command.value = streams.pack(command_layout(sizes), command)
         await RisingEdge(dut.clk)
-        value = int(dut.sums.value)
-        seen[cycle - LATENCY] = [
-            streams.unpack_signed(value >> SUM_BITS * column, SUM_BITS) for column in range(sizes.columns)
-        ]
-    for cycle, sums in expected.items():
-        assert seen[cycle] == list(sums), f"cycle {cycle}"
+        if (issue := cycle - LATENCY) in expected:
+            value = int(dut.sums.value)
+            sums = [streams.unpack_signed(value >> SUM_BITS * column, SUM_BITS) for column in range(sizes.columns)]
+            assert sums == expected[issue], f"cycle {issue}"
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+@cocotb.parametrize(vectors=[1, 3, 4, 9], idle=list(streams.PATTERNS))
+async def tiles_follow_each_other(dut, vectors, idle):
+    """Tile after tile, without a bubble if nothing pauses, ``vectors`` blocks multiplied by each."""
+    await streams.start(dut)
+    await multiply(dut, arch(), vectors, streams.PATTERNS[idle])
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def reset_in_flight(dut):
+    """While planes and blocks are written, and while they are multiplied."""
+    await streams.start(dut)
+    for _ in range(8):
+        working = cocotb.start_soon(multiply(dut, arch(), 4, streams.always))
+        await ClockCycles(dut.clk, random.randint(1, 100))
+        await streams.interrupt(dut, working, "plane_write", "x_write", "command")
+        await multiply(dut, arch(), random.randint(1, 5), streams.always)
 
 
 @pytest.mark.parametrize("columns", [4, 8])

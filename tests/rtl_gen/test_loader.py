@@ -5,7 +5,7 @@ import random
 import cocotb
 import pytest
 from amaranth.hdl import signed
-from cocotb.triggers import RisingEdge
+from cocotb.triggers import ClockCycles, RisingEdge
 
 from moe_hw.arch import EXP_BITS, ROWS, SEGMENT_ALIGN, Arch
 from rtl_gen.loader import Loader
@@ -39,13 +39,16 @@ async def load(dut, arch: Arch, tokens: int, blocks: int, idle: streams.Pattern,
     dut.start.value = 0
     piece = piece_bytes(arch)
     got = cocotb.start_soon(streams.receive(dut, "mantissas", 8 * piece, len(mantissas) // piece, stall))
-    got_exponents = await streams.receive(dut, "exponents", signed(EXP_BITS), len(exponents), stall)
-    assert got_exponents == exponents
-    assert b"".join(value.to_bytes(piece, "little") for value in await got) == mantissas
-    while int(dut.busy.value):
-        await RisingEdge(dut.clk)
-    assert int(dut.error.value) == fault
-    memory_task.cancel()
+    try:
+        got_exponents = await streams.receive(dut, "exponents", signed(EXP_BITS), len(exponents), stall)
+        assert got_exponents == exponents
+        assert b"".join(value.to_bytes(piece, "little") for value in await got) == mantissas
+        while int(dut.busy.value):
+            await RisingEdge(dut.clk)
+        assert int(dut.error.value) == fault
+    finally:
+        memory_task.cancel()
+        got.cancel()
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
@@ -65,6 +68,23 @@ async def an_error_is_reported_once(dut):
     await streams.start(dut)
     await load(dut, arch, 2, 2, streams.always, streams.always, fault=True)
     await load(dut, arch, 1, 2, streams.always, streams.always)
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+async def reset_in_flight(dut):
+    """Among mantissas and among exponents, with and without an error before."""
+    arch = sizes(int(parameter("data_bits")))
+    dut.start.value = 0
+    await streams.start(dut)
+    for number in range(10):
+        shape = arch.data_bits // 32, 2
+        working = cocotb.start_soon(load(dut, arch, *shape, streams.always, streams.always, fault=number % 2 == 1))
+        await ClockCycles(dut.clk, random.randint(3, 100))
+        await streams.interrupt(
+            dut, working, "start", "words__valid", "ranges__ready", "mantissas__ready", "exponents__ready"
+        )
+        assert int(dut.busy.value) == int(dut.error.value) == 0
+        await load(dut, arch, 3, 1, streams.always, streams.PATTERNS["sometimes"])
 
 
 @pytest.mark.parametrize("data_bits", [32, 512])

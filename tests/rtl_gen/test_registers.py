@@ -20,10 +20,8 @@ async def begin(dut, pattern: streams.Pattern) -> Csrs:
     return csrs
 
 
-@cocotb.test(timeout_time=1, timeout_unit="ms")
-@cocotb.parametrize(pattern=list(streams.PATTERNS))
-async def every_register(dut, pattern):
-    csrs = await begin(dut, streams.PATTERNS[pattern])
+async def check_all(dut, csrs: Csrs) -> None:
+    """Random values in all registers: what the host reads and what the members show."""
     values = {csr.name: random.getrandbits(32) for csr in CSRS}
     for csr in CSRS:
         if csr.access == "rw":
@@ -36,8 +34,15 @@ async def every_register(dut, pattern):
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
-async def refused_accesses_change_nothing(dut):
-    csrs = await begin(dut, streams.always)
+@cocotb.parametrize(pattern=list(streams.PATTERNS))
+async def every_register(dut, pattern):
+    await check_all(dut, await begin(dut, streams.PATTERNS[pattern]))
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+@cocotb.parametrize(pattern=list(streams.PATTERNS))
+async def refused_accesses_change_nothing(dut, pattern):
+    csrs = await begin(dut, streams.PATTERNS[pattern])
     dut.magic.value = 7
     await csrs.write("tail", 5)
     for address in (csr_address("magic"), 4 * len(CSRS), (1 << CSR_ADDR_BITS) - 4):
@@ -47,6 +52,22 @@ async def refused_accesses_change_nothing(dut):
     assert (await csrs.master.read(4 * len(CSRS), 4)).resp == AxiResp.SLVERR
     assert await csrs.read("magic") == 7
     assert await csrs.read("tail") == 5
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+@cocotb.parametrize(pattern=list(streams.PATTERNS))
+async def reset_in_flight(dut, pattern):
+    """Whatever access is under way, all that the host wrote is zero afterwards and the next access is answered."""
+    csrs = await begin(dut, streams.PATTERNS[pattern])
+    for _ in range(8):
+        working = cocotb.start_soon(check_all(dut, csrs))
+        await ClockCycles(dut.clk, random.randint(1, 60))
+        await streams.interrupt(dut, working)
+        await ClockCycles(dut.clk, 2)
+        for csr in CSRS:
+            if csr.access == "rw":
+                assert int(getattr(dut, csr.name).value) == 0, csr.name
+        await check_all(dut, csrs)
 
 
 def test_registers() -> None:

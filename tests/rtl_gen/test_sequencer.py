@@ -4,7 +4,7 @@ import random
 
 import cocotb
 import pytest
-from cocotb.triggers import ReadOnly, ReadWrite, RisingEdge
+from cocotb.triggers import ClockCycles, ReadOnly, ReadWrite, RisingEdge
 
 from moe_hw.arch import PLANES_PER_PASS, ROWS, TILES_PER_SCALE_BEAT, Arch
 from rtl_gen.accumulate import FRACTION, tag_layout
@@ -39,7 +39,7 @@ class Surroundings:
         self.taken: list[tuple[dict, dict]] = []  # (command, tag) of every vector
         self.loads: list[tuple[int, int]] = []  # (cycle, command index)
         self.activity: list[Activity] = []
-        cocotb.start_soon(self.serve())
+        self.serving = cocotb.start_soon(self.serve())
 
     async def serve(self) -> None:
         dut = self.dut
@@ -125,21 +125,24 @@ def expected_phase(arch: Arch, around: Surroundings, job: dict, kind: Kind) -> l
 async def run_jobs(dut, arch: Arch, jobs: list[dict], weights: streams.Pattern, drain: streams.Pattern) -> Surroundings:
     dut.layer.value = streams.pack(layer_layout(), LAYER)
     dut.hidden_ready.value = 0
-    await streams.start(dut)
     around = Surroundings(dut, arch, weights, drain)
     expected = []
-    cocotb.start_soon(streams.send(dut, "jobs", job_layout(arch), jobs))
-    for job in jobs:
-        for kind in [Kind.ROUTER] if job["router"] else [Kind.UP, Kind.DOWN]:
-            if kind == Kind.DOWN:
-                for _ in range(random.randrange(60)):
+    sending = cocotb.start_soon(streams.send(dut, "jobs", job_layout(arch), jobs))
+    try:
+        for job in jobs:
+            for kind in [Kind.ROUTER] if job["router"] else [Kind.UP, Kind.DOWN]:
+                if kind == Kind.DOWN:
+                    for _ in range(random.randrange(60)):
+                        await RisingEdge(dut.clk)
+                    dut.hidden_ready.value = 1
                     await RisingEdge(dut.clk)
-                dut.hidden_ready.value = 1
-                await RisingEdge(dut.clk)
-                dut.hidden_ready.value = 0
-            expected += expected_phase(arch, around, job, kind)
-            while len(around.taken) < len(expected):
-                await RisingEdge(dut.clk)
+                    dut.hidden_ready.value = 0
+                expected += expected_phase(arch, around, job, kind)
+                while len(around.taken) < len(expected):
+                    await RisingEdge(dut.clk)
+    finally:
+        sending.cancel()
+        around.serving.cancel()
     for number, ((command, tag), want) in enumerate(zip(around.taken, expected, strict=True)):
         got = {**tag["result"], **{name: tag[name] for name in tag if name != "result"}}
         got.update(x_address=command["x_address"], swap=command["swap"])
@@ -175,6 +178,7 @@ EXPERT_JOB = {"router": 0, "shared": 0, "parity": 0, "slots": 1}
 @cocotb.test(timeout_time=10, timeout_unit="ms")
 @cocotb.parametrize(weights=list(streams.PATTERNS), drain=list(streams.PATTERNS))
 async def loop_nest(dut, weights, drain):
+    await streams.start(dut)
     jobs = [ROUTER_JOB, SHARED_JOB, EXPERT_JOB, {**EXPERT_JOB, "parity": 1, "slots": 4}]
     await run_jobs(dut, sizes(int(parameter("columns"))), jobs, streams.PATTERNS[weights], streams.PATTERNS[drain])
 
@@ -182,6 +186,7 @@ async def loop_nest(dut, weights, drain):
 @cocotb.test(timeout_time=10, timeout_unit="ms")
 async def four_slots_hide_the_loads(dut):
     """With as many vectors as planes, the array starts a vector in every cycle of a phase but the first four."""
+    await streams.start(dut)
     around = await run_jobs(dut, sizes(int(parameter("columns"))), [{**EXPERT_JOB, "slots": 4}],
                             streams.always, streams.always)
     activity = around.activity
@@ -189,6 +194,20 @@ async def four_slots_hide_the_loads(dut):
     phase_end = next(cycle for cycle in busy if activity[cycle + 1] != Activity.BUSY)
     assert phase_end - busy[0] + 1 == sum(what == Activity.BUSY for what in activity[: phase_end + 1])
     assert activity[: busy[0]].count(Activity.WAIT_WEIGHTS) <= PLANES_PER_PASS + 1
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+async def reset_in_flight(dut):
+    """In any phase of a job and between them, with vectors under way and results that nobody has taken."""
+    arch = sizes(int(parameter("columns")))
+    await streams.start(dut)
+    for _ in range(8):
+        jobs = random.choice([[ROUTER_JOB, EXPERT_JOB], [EXPERT_JOB, ROUTER_JOB]])
+        working = cocotb.start_soon(run_jobs(dut, arch, jobs, streams.always, streams.PATTERNS["sometimes"]))
+        await ClockCycles(dut.clk, random.randint(1, 350))
+        await streams.interrupt(dut, working, "jobs__valid", "hidden_ready", "beat_ready", "result_taken")
+        await run_jobs(dut, arch, [EXPERT_JOB, ROUTER_JOB], streams.always, streams.always)
+        await streams.reset(dut)  # the planes of what is interrupted start at address 0 again
 
 
 @pytest.mark.parametrize("columns", [4, 8])

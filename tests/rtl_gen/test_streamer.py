@@ -4,7 +4,7 @@ import random
 
 import cocotb
 import pytest
-from cocotb.triggers import ReadOnly, ReadWrite, RisingEdge
+from cocotb.triggers import ClockCycles, ReadOnly, ReadWrite, RisingEdge
 
 from moe_hw.arch import PLANES_PER_PASS, SEGMENT_ALIGN, TILES_PER_SCALE_BEAT, Arch
 from rtl_gen.streamer import RELEASE_DELAY, Streamer
@@ -38,24 +38,37 @@ def lay_out(arch: Arch, shapes: list[tuple[int, int, int]]) -> tuple[bytes, list
     return bytes(memory) + bytes(arch.burst_bytes), segments, planes, scales
 
 
+async def stream(dut, arch: Arch, shapes: list[tuple[int, int, int]], idle: streams.Pattern, stall: streams.Pattern,
+                 fault: bool = False) -> None:
+    """Stream segments of ``shapes`` and check every beat; with ``fault``, a word of the first is read with an error."""
+    memory, segments, planes, scales = lay_out(arch, shapes)
+    errors = {(BASE + segments[0]["address"]) * SEGMENT_ALIGN + arch.data_bits // 8} if fault else set()
+    memory_task = cocotb.start_soon(serve_reads(dut, arch, memory, idle, errors))
+    sending = cocotb.start_soon(streams.send(dut, "segments", segment_layout(arch), segments))
+    scale_task = cocotb.start_soon(streams.receive(dut, "scales", arch.beat_bits, len(scales), stall))
+    try:
+        await take_planes(dut, arch, planes, stall)
+        assert await scale_task == scales
+        assert int(dut.error.value) == fault
+    finally:
+        for task in (memory_task, sending, scale_task):
+            task.cancel()
+
+
+async def begin(dut) -> Arch:
+    dut.base.value, dut.clear.value, dut.beat_pop.value = BASE, 0, 0
+    await streams.start(dut)
+    return sizes(int(parameter("columns")), int(parameter("data_bits")))
+
+
 @cocotb.test(timeout_time=20, timeout_unit="ms")
 @cocotb.parametrize(idle=list(streams.PATTERNS), stall=list(streams.PATTERNS))
 async def segments_arrive(dut, idle, stall):
     """Segments of all shapes, memory and array pausing at random."""
-    arch = sizes(int(parameter("columns")), int(parameter("data_bits")))
+    arch = await begin(dut)
     shapes = [(1, 1, 1), (1, 1, 4), (3, 1, 1), (2, 3, 2), (5, 7, 1), (1, 4, 1), (2, 2, 4)]
     random.shuffle(shapes)
-    memory, segments, planes, scales = lay_out(arch, shapes)
-    dut.base.value, dut.clear.value, dut.beat_pop.value = BASE, 0, 0
-    await streams.start(dut)
-    cocotb.start_soon(serve_reads(dut, arch, memory, streams.PATTERNS[idle]))
-    cocotb.start_soon(streams.send(dut, "segments", segment_layout(arch), segments))
-    scale_task = cocotb.start_soon(
-        streams.receive(dut, "scales", arch.beat_bits, len(scales), streams.PATTERNS[stall])
-    )
-    await take_planes(dut, arch, planes, streams.PATTERNS[stall])
-    assert await scale_task == scales
-    assert int(dut.error.value) == 0
+    await stream(dut, arch, shapes, streams.PATTERNS[idle], streams.PATTERNS[stall])
 
 
 async def take_planes(dut, arch: Arch, expected: list[int], pattern: streams.Pattern) -> None:
@@ -88,23 +101,32 @@ async def take_planes(dut, arch: Arch, expected: list[int], pattern: streams.Pat
 
 @cocotb.test(timeout_time=2, timeout_unit="ms")
 async def a_memory_error_is_reported_and_does_not_stop_the_stream(dut):
-    arch = sizes(int(parameter("columns")), int(parameter("data_bits")))
-    memory, segments, planes, scales = lay_out(arch, [(2, 2, 1)])
-    bad = (BASE + segments[0]["address"]) * SEGMENT_ALIGN + arch.data_bits // 8
-    dut.base.value, dut.clear.value, dut.beat_pop.value = BASE, 0, 0
-    await streams.start(dut)
-    cocotb.start_soon(serve_reads(dut, arch, memory, errors={bad}))
-    cocotb.start_soon(streams.send(dut, "segments", segment_layout(arch), segments))
-    scale_task = cocotb.start_soon(streams.receive(dut, "scales", arch.beat_bits, len(scales)))
-    await take_planes(dut, arch, planes, streams.always)
-    assert await scale_task == scales
-    assert int(dut.error.value) == 1
+    arch = await begin(dut)
+    await stream(dut, arch, [(2, 2, 1)], streams.always, streams.always, fault=True)
     dut.clear.value = 1
     await RisingEdge(dut.clk)
     dut.clear.value = 0
     await RisingEdge(dut.clk)
     await RisingEdge(dut.clk)
     assert int(dut.error.value) == 0
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def reset_in_flight(dut):
+    """With words outstanding, beats and scales waiting, and an error; the memory is reset, too."""
+    arch = await begin(dut)
+    for number in range(8):
+        shapes = [(1, 1, 4), (5, 7, 1), (2, 3, 2)]
+        working = cocotb.start_soon(
+            stream(dut, arch, shapes, streams.always, streams.PATTERNS["sometimes"], fault=number % 2 == 1)
+        )
+        await ClockCycles(dut.clk, random.randint(1, 300))
+        await streams.interrupt(
+            dut, working, "segments__valid", "words__valid", "bursts__ready", "scales__ready", "beat_pop"
+        )
+        assert int(dut.waiting.value) == int(dut.error.value) == 0
+        await stream(dut, arch, [(3, 1, 1), (2, 2, 2)], streams.always, streams.always)
+        await streams.reset(dut)  # the beats of what is interrupted start at address 0 again
 
 
 @pytest.mark.parametrize(("columns", "data_bits"), [(4, 32), (8, 256), (16, 512)])

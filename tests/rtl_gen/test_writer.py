@@ -4,7 +4,7 @@ import random
 
 import cocotb
 import pytest
-from cocotb.triggers import RisingEdge
+from cocotb.triggers import ClockCycles, RisingEdge
 
 from moe_hw.arch import SEGMENT_ALIGN, Arch
 from rtl_gen.writer import Writer
@@ -62,6 +62,26 @@ async def an_error_answer_is_kept_until_cleared(dut):
     await RisingEdge(dut.clk)
     await RisingEdge(dut.clk)
     assert int(dut.error.value) == 0
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+async def reset_in_flight(dut):
+    """Among addresses, data and answers, errors among them; the memory is reset, too."""
+    arch = sizes(int(parameter("data_bits")))
+    dut.start.value, dut.clear.value = 0, 0
+    memory = bytearray(random.randbytes(4096))
+    await streams.start(dut)
+    for number in range(10):
+        serving = cocotb.start_soon(serve_writes(dut, arch, memory, streams.PATTERNS["bursts"], 2 * (number % 2)))
+        writing = cocotb.start_soon(write(dut, arch, memory, 200, streams.always))
+        await ClockCycles(dut.clk, random.randint(1, 300))
+        serving.cancel()
+        await streams.interrupt(dut, writing, "start", "values__valid", "awready", "wready", "bvalid")
+        assert int(dut.busy.value) == int(dut.error.value) == 0
+        serving = cocotb.start_soon(serve_writes(dut, arch, memory))
+        await write(dut, arch, memory, random.randint(1, 100), streams.always)
+        assert int(dut.error.value) == 0
+        serving.cancel()
 
 
 @pytest.mark.parametrize("data_bits", [32, 64, 512])
