@@ -5,11 +5,10 @@ from __future__ import annotations
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
 from moe_hw.arch import ROWS, Arch
 from moe_hw.registers import LAYER_MAGIC, Status
-from rtl_gen.types import layer_layout
+from rtl_gen.types import layer_layout, router_groups
 
 PRODUCT_BITS = 28
 """Bits of a number of tokens times a number of blocks."""
@@ -58,7 +57,7 @@ class LayerCheck(wiring.Component):
         widest = Mux(layer.inter_blocks > layer.shared_blocks, layer.inter_blocks, layer.shared_blocks)
         token_blocks = Signal(PRODUCT_BITS)
         logit_words = Signal(PRODUCT_BITS)
-        m.d.comb += groups.eq((layer.experts + layer.shared_gate + arch.columns - 1) >> ceil_log2(arch.columns))
+        m.d.comb += groups.eq(router_groups(arch, layer))
         m.d.sync += [
             token_blocks.eq(layer.tokens * ((layer.hidden_blocks << 1) + widest)),
             self.output_blocks.eq(layer.tokens * layer.hidden_blocks),

@@ -6,14 +6,13 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
 
 from moe_hw.arch import ACC_BITS, EXP_BITS, Arch
 from rtl_gen.exponential import ARGUMENT_BITS, ARGUMENT_UNIT, Exponential
 from rtl_gen.logit_memory import LogitMemory
 from rtl_gen.softmax import Softmax
 from rtl_gen.topk import TopK
-from rtl_gen.types import expert_bits, layer_layout, result_layout, route_layout, slot_bits
+from rtl_gen.types import expert_bits, layer_layout, result_layout, route_layout, router_groups, slot_bits
 
 
 class Router(wiring.Component):
@@ -69,7 +68,7 @@ class Router(wiring.Component):
         shift = ARGUMENT_BITS - ARGUMENT_UNIT - exponent_a
         m.d.sync += [
             rows.eq(layer.experts + layer.shared_gate),
-            memory.groups.eq((layer.experts + layer.shared_gate + arch.columns - 1) >> exact_log2(arch.columns)),
+            memory.groups.eq(router_groups(arch, layer)),
             exponent_a.eq(memory.base_exponent + layer.router_exponent),
             exponential.shift.eq(Mux(shift < 0, 0, Mux(shift > 127, 127, shift))),
         ]

@@ -8,18 +8,21 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, exact_log2
 
-from moe_hw.arch import ROWS, Arch
+from moe_hw.arch import Arch
 from rtl_gen.expert_queues import ExpertQueues, place_bits
 from rtl_gen.routing_record import RoutingRecord
 from rtl_gen.types import (
     SlotRead,
     address_bits,
+    down_groups,
     expert_bits,
     job_layout,
     layer_layout,
     route_layout,
+    router_groups,
     segment_layout,
     slot_layout,
+    up_groups,
 )
 
 JOBS_AT_HAND = 2
@@ -92,7 +95,6 @@ class Scheduler(wiring.Component):
         m = Module()
         arch = self.arch
         layer = self.layer
-        column_bits = exact_log2(arch.columns)
         m.submodules.queues = queues = ExpertQueues(arch)
         m.submodules.record = record = RoutingRecord(arch)
         wiring.connect(m, wiring.flipped(self.routes), queues.routes)
@@ -128,8 +130,7 @@ class Scheduler(wiring.Component):
             ]
 
         def begin() -> None:
-            groups = (layer.experts + layer.shared_gate + arch.columns - 1) >> column_bits
-            send_segment(layer.router_address, groups, layer.hidden_blocks, layer.router_passes)
+            send_segment(layer.router_address, router_groups(arch, layer), layer.hidden_blocks, layer.router_passes)
             m.d.comb += queues.clear.eq(1)
             m.d.sync += self.experts_used.eq(0)
             m.next = "ROUTES"
@@ -170,17 +171,14 @@ class Scheduler(wiring.Component):
                     ]
                     m.next = "GATE_UP"
 
-            with m.State("GATE_UP"):
-                groups = inter_blocks << exact_log2(2 * ROWS) - column_bits
-                with m.If(segment_free):
-                    send_segment(address, groups, layer.hidden_blocks, passes)
-                    m.next = "DOWN"
+            with m.State("GATE_UP"), m.If(segment_free):
+                send_segment(address, up_groups(arch, inter_blocks), layer.hidden_blocks, passes)
+                m.next = "DOWN"
 
             with m.State("DOWN"):
                 down = address + Mux(shared, layer.shared_down, layer.expert_down)
-                groups = layer.hidden_blocks << exact_log2(ROWS) - column_bits
                 with m.If(segment_free):
-                    send_segment(down, groups, inter_blocks, passes)
+                    send_segment(down, down_groups(arch, layer), inter_blocks, passes)
                     advance()
 
             with m.State("FINISH"), m.If(~found_valid & jobs_idle & (outstanding == 0)):

@@ -6,12 +6,21 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import enum, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from moe_hw.arch import ROWS, TILES_PER_SCALE_BEAT, Arch
+from moe_hw.arch import TILES_PER_SCALE_BEAT, Arch
 from rtl_gen.accumulate import FRACTION, tag_layout
 from rtl_gen.plane_loader import PlaneLoader
 from rtl_gen.row import command_layout
 from rtl_gen.token_buffer import ExponentRead
-from rtl_gen.types import Kind, SlotRead, job_layout, layer_layout, slot_bits
+from rtl_gen.types import (
+    Kind,
+    SlotRead,
+    down_groups,
+    job_layout,
+    layer_layout,
+    router_groups,
+    slot_bits,
+    up_groups,
+)
 from rtl_gen.vector_pipeline import VectorPipeline
 
 
@@ -97,24 +106,22 @@ class Sequencer(wiring.Component):
             self.hidden_stride.eq(Mux(job.shared, layer.shared_blocks, layer.inter_blocks)),
             blocks.eq(Mux(kind == Kind.DOWN, self.hidden_stride, layer.hidden_blocks)),
         ]
-        per_group = arch.columns
         with m.Switch(kind):
             with m.Case(Kind.ROUTER):
-                rows = layer.experts + layer.shared_gate
                 m.d.comb += [
-                    groups.eq((rows + per_group - 1) // per_group),
+                    groups.eq(router_groups(arch, layer)),
                     passes.eq(layer.router_passes),
                     shift.eq(layer.router_shift),
                 ]
             with m.Case(Kind.UP):
                 m.d.comb += [
-                    groups.eq(self.hidden_stride * (2 * ROWS // per_group)),
+                    groups.eq(up_groups(arch, self.hidden_stride)),
                     passes.eq(Mux(job.shared, layer.shared_passes, layer.passes)),
                     shift.eq(Mux(job.shared, layer.shared_up_shift, layer.up_shift)),
                 ]
             with m.Case(Kind.DOWN):
                 m.d.comb += [
-                    groups.eq(layer.hidden_blocks * (ROWS // per_group)),
+                    groups.eq(down_groups(arch, layer)),
                     passes.eq(Mux(job.shared, layer.shared_passes, layer.passes)),
                     shift.eq(Mux(job.shared, layer.shared_down_shift, layer.down_shift)),
                 ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Shape, signed, unsigned
+from amaranth.hdl import Shape, Value, signed, unsigned
 from amaranth.lib import data, enum, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for
+from amaranth.utils import bits_for, exact_log2
 
 from moe_hw.arch import ACC_BITS, EXP_BITS, ROWS, SEGMENT_ALIGN, Arch
 from moe_hw.registers import LAYER
@@ -42,6 +42,21 @@ def layer_layout() -> data.StructLayout:
         if word.name != "magic"
     }
     return data.StructLayout({**fields, "tokens": unsigned(16)})
+
+
+def router_groups(arch: Arch, layer: data.View) -> Value:
+    """Column groups of the router matrix, the shared expert's gate included."""
+    return (layer.experts + layer.shared_gate + arch.columns - 1) >> exact_log2(arch.columns)
+
+
+def up_groups(arch: Arch, inter_blocks: Value) -> Value:
+    """Column groups of a gate_up matrix: a row for the gate and one for the up of each neuron."""
+    return inter_blocks << exact_log2(2 * ROWS // arch.columns)
+
+
+def down_groups(arch: Arch, layer: data.View) -> Value:
+    """Column groups of a down matrix."""
+    return layer.hidden_blocks << exact_log2(ROWS // arch.columns)
 
 
 def weight_layout() -> data.StructLayout:
