@@ -62,8 +62,13 @@ class Handle:
 
     @property
     def workspace_bytes(self) -> int:
-        """Room for the records of a full ring of the largest batches."""
-        return RING_COMMANDS * _place(0, self.footprint, self.max_tokens)[1]
+        """Room for hidden activations, and for the records of a full ring of the largest batches."""
+        return self._hidden_bytes + RING_COMMANDS * _place(0, self.footprint, self.max_tokens)[1]
+
+    @property
+    def _hidden_bytes(self) -> int:
+        """Room for the hidden activations of one batch: commands run one after the other and share it."""
+        return aligned(self.footprint.hidden_bytes(self.max_tokens))
 
     @property
     def loaded(self) -> bool:
@@ -124,16 +129,17 @@ class Handle:
     def _run(self, device: Device, batches: list[Tokens]) -> list[Result]:
         """Run at most a ring of batches together."""
         commands: list[Command] = []
-        address = device.workspace
+        address = device.workspace + self._hidden_bytes
         for tokens in batches:
             addresses, address = _place(address, self.footprint, len(tokens))
             device.transport.write(addresses["input"], input_record(tokens))
-            commands.append((len(tokens), {"layer": self.address, **addresses}))
-        bound = sum(GRACE_CYCLES + PATIENCE * self._expected_cycles(device, tokens) for tokens, _ in commands)
+            cut = self.footprint.cut(device.arch, len(tokens))
+            commands.append((cut, {"layer": self.address, "hidden": device.workspace, **addresses}))
+        bound = sum(GRACE_CYCLES + PATIENCE * self._expected_cycles(device, cut["tokens"]) for cut, _ in commands)
         completions = device.ring.run(commands, bound, self.name)
         return [
-            self._collect(device, tokens, addresses, completion)
-            for (tokens, addresses), completion in zip(commands, completions, strict=True)
+            self._collect(device, cut["tokens"], addresses, completion)
+            for (cut, addresses), completion in zip(commands, completions, strict=True)
         ]
 
     def _expected_cycles(self, device: Device, tokens: int) -> int:

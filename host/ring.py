@@ -14,8 +14,8 @@ from moe_hw.registers import COMMAND, COMMAND_MAGIC, COMPLETION, STATUS_TEXT, St
 RING_COMMANDS = 8
 """Commands that fit the ring."""
 
-Command = tuple[int, Mapping[str, int]]
-"""Tokens, and the byte addresses of its layer, input, output, routing and completion."""
+Command = tuple[Mapping[str, int], Mapping[str, int]]
+"""How the batch is cut (``Footprint.cut``), and the byte addresses of its layer and records."""
 
 RING_BYTES = RING_COMMANDS * COMMAND.size_bytes
 
@@ -58,9 +58,9 @@ class Ring:
             DeviceError: a command failed, or its record was not written.
         """
         first = self._tail
-        for number, (tokens, addresses) in enumerate(commands, first):
+        for number, (cut, addresses) in enumerate(commands, first):
             units = {word: address // SEGMENT_ALIGN for word, address in addresses.items()}
-            command = COMMAND.pack({"magic": COMMAND_MAGIC, "tokens": tokens, **units})
+            command = COMMAND.pack({"magic": COMMAND_MAGIC, **cut, **units})
             self._transport.write(self._base + number % RING_COMMANDS * COMMAND.size_bytes, command)
             # A record that the device does not write keeps a sequence number that cannot be its own.
             stale = np.full(COMPLETION.size, (number - 1) % _COUNT, np.dtype("<u4"))

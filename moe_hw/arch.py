@@ -45,27 +45,30 @@ class Arch:
         data_bits: width of the AXI4 data bus in bits.
         addr_bits: width of an AXI4 byte address.
         burst_bytes: longest AXI4 burst, a power of two that divides 4096.
-        token_blocks: depth of a row's token bank, in blocks of 32 elements: both halves of the inputs
-            and the hidden activations of a batch share it.
+        vector_blocks: depth of a row's vector bank, in blocks of 32 elements; the vectors of two jobs share it.
         expert_beats: depth of the expert buffer in beats of ``32 * columns`` bits.
-        max_tokens: tokens of one command, depth of the accumulators.
+        max_tokens: tokens of one command.
+        slots: vectors of one job, depth of the accumulators: a longer queue is split into several jobs.
         max_experts: routed experts of a layer.
         max_top_k: experts chosen for a token.
         logit_words: depth of the logit memory in words of ``columns`` logits.
-        combine_elements: output elements (tokens x hidden) of one command.
+        combine_elements: output elements (tokens x columns of a chunk) that are summed at a time.
+        lanes: elements that the activation function, the combine buffer and the writer take in a cycle.
     """
 
     columns: int = 8
     data_bits: int = 32
     addr_bits: int = 32
     burst_bytes: int = 512
-    token_blocks: int = 2048
+    vector_blocks: int = 2048
     expert_beats: int = 2048
-    max_tokens: int = 16
+    max_tokens: int = 64
+    slots: int = 16
     max_experts: int = 256
     max_top_k: int = 12
     logit_words: int = 512
     combine_elements: int = 16384
+    lanes: int = 1
 
     def __post_init__(self) -> None:
         def require(ok: bool, what: str) -> None:
@@ -77,15 +80,17 @@ class Arch:
             ok = isinstance(value, int) and low <= value <= high and value & (value - 1) == 0
             require(ok, f"{name}: expected a power of two from {low} to {high}, got {value!r}")
 
-        power("columns", 4, 32)
+        power("columns", 4, 128)
         power("data_bits", 32, 8 * SEGMENT_ALIGN)
         power("burst_bytes", 64, 4096)
-        power("token_blocks", 64, 1 << 16)
+        power("vector_blocks", 64, 1 << 17)
         power("expert_beats", 64, 1 << 16)
-        power("max_tokens", 1, 64)
+        power("max_tokens", 1, 4096)
+        power("slots", 1, 128)
         power("max_experts", 2, 512)
         power("logit_words", 2, 1 << 16)
         power("combine_elements", 64, 1 << 20)
+        power("lanes", 1, 16)
         require(
             isinstance(self.max_top_k, int) and 1 <= self.max_top_k <= 16,
             f"max_top_k: expected 1 to 16, got {self.max_top_k!r}",
@@ -98,6 +103,11 @@ class Arch:
             self.data_bits <= self.beat_bits,
             f"data_bits: expected at most a beat of {self.beat_bits} bits ({self.columns} columns x 32), "
             f"got {self.data_bits}; choose more columns or a narrower bus",
+        )
+        require(
+            self.lanes <= self.columns // 4 and 32 * self.lanes <= self.data_bits,
+            f"lanes: expected at most a quarter of the {self.columns} columns, and 32 bits each within the bus of "
+            f"{self.data_bits}, got {self.lanes}",
         )
         require(
             self.burst_bytes * 8 >= self.data_bits * 2,

@@ -47,8 +47,8 @@ def estimate(board: Board, arch: Arch) -> dict[str, int]:
     """
     buffers = {
         "expert_buffer_bits": arch.expert_beats * arch.beat_bits,
-        "token_buffer_bits": arch.token_blocks * (ROWS * 8 + EXP_BITS),
-        "accumulator_bits": arch.max_tokens * arch.columns * ACC_BITS,
+        "vector_buffer_bits": arch.vector_blocks * (ROWS * 8 + EXP_BITS),
+        "accumulator_bits": arch.slots * arch.columns * ACC_BITS,
         "logit_bits": arch.logit_words * arch.columns * ACC_BITS,
         "combine_bits": arch.combine_elements * ACC_BITS,
         "queue_bits": arch.queue_entries * QUEUE_ENTRY_BITS,

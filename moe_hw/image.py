@@ -152,10 +152,13 @@ class LayerImage:
 
 
 def input_record(tokens: Tokens) -> np.ndarray:
-    """The input record of a batch, uint8."""
-    parts = (tokens.hi, tokens.lo, tokens.exponents.astype("<i2"))
-    data = b"".join(part.tobytes() for part in parts)
-    return np.frombuffer(data + bytes(-len(data) % SEGMENT_ALIGN), np.uint8)
+    """The input record of a batch, uint8: for each token the lines of its upper halves, then of its lower ones."""
+    count, blocks = tokens.exponents.shape
+    lines = np.zeros((count, 2, blocks, SEGMENT_ALIGN), np.uint8)
+    lines[:, 0, :, :ROWS] = tokens.hi.view(np.uint8)
+    lines[:, 1, :, :ROWS] = tokens.lo.view(np.uint8)
+    lines[..., ROWS : ROWS + 2] = tokens.exponents.astype("<i2").view(np.uint8).reshape(count, 1, blocks, 2)
+    return lines.reshape(-1)
 
 
 def read_output(data: np.ndarray, tokens: int, spec: LayerSpec) -> torch.Tensor:

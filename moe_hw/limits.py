@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from moe_hw.arch import PLANES_PER_PASS, ROWS, Arch
+from moe_hw.arch import PLANES_PER_PASS, ROWS, SEGMENT_ALIGN, TILES_PER_SCALE_BEAT, Arch
 from moe_hw.errors import DeviceError
 from moe_hw.formats import ROUTER, WeightFormat
-from moe_hw.image import aligned, layer_matrices
+from moe_hw.image import aligned, layer_matrices, matrix_bytes
 from moe_hw.registers import COMMAND, COMPLETION, LAYER
 from moe_hw.spec import LayerSpec
 
@@ -36,14 +36,61 @@ class Footprint:
         return -(-self.spec.router_rows // self.columns)
 
     @property
-    def token_blocks(self) -> int:
-        """Blocks of the token buffer that one token takes: both input halves and the widest hidden vector."""
-        return 2 * self.spec.hidden_blocks + max(self.spec.inter_blocks, self.spec.shared_blocks)
+    def _widest(self) -> int:
+        """Blocks of the longest hidden vector."""
+        return max(self.spec.inter_blocks, self.spec.shared_blocks)
+
+    @property
+    def vector_blocks(self) -> int:
+        """Blocks of the vector buffer that one vector of a job takes: both input halves, or hidden activations."""
+        return max(2 * self.spec.hidden_blocks, self._widest)
+
+    @property
+    def choices(self) -> int:
+        """Experts of one token, the shared one included."""
+        return self.spec.router.top_k + (self.spec.shared is not None)
+
+    def _groups(self, blocks: int) -> int:
+        """Column groups of a matrix of ``blocks`` blocks of 32 rows."""
+        return -(-ROWS * blocks // self.columns)
+
+    @property
+    def _granule(self) -> int:
+        """Blocks of output columns whose tiles begin on a scale beat and on 64 bytes, whatever the expert's width."""
+        groups = TILES_PER_SCALE_BEAT * max(1, SEGMENT_ALIGN * 8 // (ROWS * self.columns))
+        return max(1, groups * self.columns // ROWS)
+
+    def slots(self, arch: Arch) -> int:
+        """Vectors of the largest job that ``arch`` takes; 0 if not even one fits."""
+        return min(arch.slots, arch.vector_blocks // 2 // self.vector_blocks, arch.logit_words // self.router_groups)
+
+    def chunk_blocks(self, arch: Arch, tokens: int) -> int:
+        """Blocks of output columns that a batch of ``tokens`` is cut into; 0 if the combine buffer is too small."""
+        groups = arch.combine_elements // (tokens * self.columns)
+        if self._groups(self.spec.hidden_blocks) <= groups:
+            return self.spec.hidden_blocks
+        return groups * self.columns // ROWS // self._granule * self._granule
+
+    def cut(self, arch: Arch, tokens: int) -> dict[str, int]:
+        """The words of a command that say how a batch is cut into jobs and chunks."""
+        chunk = self.chunk_blocks(arch, tokens)
+        strides = (
+            matrix_bytes(ROWS * chunk, inter_blocks, self.bits, self.columns) // SEGMENT_ALIGN
+            for inter_blocks in (self.spec.inter_blocks, self.spec.shared_blocks)
+        )
+        routed, shared = strides if chunk < self.spec.hidden_blocks else (0, 0)
+        return {
+            "tokens": tokens,
+            "slots": self.slots(arch),
+            "chunk_blocks": chunk,
+            "chunk_stride": routed,
+            "shared_chunk_stride": shared,
+        }
 
     def _tiles(self, inter_blocks: int) -> int:
         """Tiles of an expert's two matrices."""
-        gate_up = 2 * ROWS * inter_blocks // self.columns * self.spec.hidden_blocks
-        return gate_up + ROWS * self.spec.hidden_blocks // self.columns * inter_blocks
+        hidden_blocks = self.spec.hidden_blocks
+        return self._groups(2 * inter_blocks) * hidden_blocks + self._groups(hidden_blocks) * inter_blocks
 
     def array_cycles(self, tokens: int) -> int:
         """Cycles in which the array starts a token's block, with no waiting: its lower bound of a command."""
@@ -76,8 +123,12 @@ class Footprint:
         return LAYER.size_bytes + router + experts * (gate_up + down) + shared_gate_up + shared_down
 
     def input_bytes(self, tokens: int) -> int:
-        """Bytes of an input record, without padding."""
-        return tokens * self.spec.hidden_blocks * (2 * ROWS + 2)
+        """Bytes of an input record."""
+        return tokens * 2 * self.spec.hidden_blocks * SEGMENT_ALIGN
+
+    def hidden_bytes(self, tokens: int) -> int:
+        """Bytes of the room for hidden activations."""
+        return tokens * self.choices * self._widest * SEGMENT_ALIGN
 
     def output_bytes(self, tokens: int) -> int:
         """Bytes of the outputs."""
@@ -85,21 +136,20 @@ class Footprint:
 
     def routing_bytes(self, tokens: int) -> int:
         """Bytes of a routing record: an expert and a weight for each choice, and for the shared expert."""
-        return tokens * (self.spec.router.top_k + (self.spec.shared is not None)) * 8
+        return tokens * self.choices * 8
 
     def token_bytes(self, tokens: int) -> int:
-        """Bytes of a command, its input, its results and its completion record."""
-        records = self.input_bytes(tokens) + self.output_bytes(tokens) + self.routing_bytes(tokens)
+        """Bytes of a command, mantissas and exponents of its inputs, its results and its completion record."""
+        inputs = tokens * self.spec.hidden_blocks * (2 * ROWS + 2)
+        records = inputs + self.output_bytes(tokens) + self.routing_bytes(tokens)
         return COMMAND.size_bytes + records + COMPLETION.size_bytes
 
     def max_tokens(self, arch: Arch) -> int:
         """Tokens of the largest command that ``arch`` takes; 0 if not even one fits."""
-        return min(
-            arch.max_tokens,
-            arch.token_blocks // self.token_blocks,
-            arch.combine_elements // (ROWS * self.spec.hidden_blocks),
-            arch.logit_words // self.router_groups,
-        )
+        if self.slots(arch) == 0:
+            return 0
+        smallest = min(self.spec.hidden_blocks, self._granule)
+        return min(arch.max_tokens, arch.combine_elements // (self._groups(smallest) * self.columns))
 
 
 def check_layer(spec: LayerSpec, arch: Arch, name: str = "the layer") -> None:
@@ -113,12 +163,11 @@ def check_layer(spec: LayerSpec, arch: Arch, name: str = "the layer") -> None:
         ("experts", spec.router.experts, "max_experts"),
         ("experts per token (top-k)", spec.router.top_k, "max_top_k"),
         (
-            f"blocks of the token buffer per token (2 x {spec.hidden_blocks} hidden + "
+            f"blocks of the vector buffer, two jobs of one vector (2 x {spec.hidden_blocks} hidden or "
             f"{max(spec.inter_blocks, spec.shared_blocks)} intermediate)",
-            footprint.token_blocks,
-            "token_blocks",
+            2 * footprint.vector_blocks,
+            "vector_blocks",
         ),
-        ("output elements per token", ROWS * spec.hidden_blocks, "combine_elements"),
         (f"words of {arch.columns} router logits per token", footprint.router_groups, "logit_words"),
     )
     for what, size, maximum in sizes:

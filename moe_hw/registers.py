@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 """Version of the words below and of the memory image; part of the configuration hash."""
 
 DEVICE_MAGIC = 0x4D6F4548  # "HEoM" in memory: MoE hardware
@@ -116,7 +116,7 @@ class Waiting(enum.IntFlag):
 
     COMMAND_FETCH = 1 << 0
     LAYER_FETCH = 1 << 1
-    INPUT_READ = 1 << 2
+    VECTOR_READ = 1 << 2
     WEIGHT_READ = 1 << 3
     ROUTING = 1 << 4
     COMPUTE = 1 << 5
@@ -135,12 +135,13 @@ class Status(enum.IntEnum):
     BAD_SHAPE = 4
     TOO_MANY_EXPERTS = 5
     BAD_TOP_K = 6
-    TOKEN_BUFFER_FULL = 7
+    VECTOR_BUFFER_FULL = 7
     COMBINE_BUFFER_FULL = 8
     LOGIT_BUFFER_FULL = 9
+    BAD_CUT = 10
     COMMAND_READ_ERROR = 16
     LAYER_READ_ERROR = 17
-    INPUT_READ_ERROR = 18
+    VECTOR_READ_ERROR = 18
     WEIGHT_READ_ERROR = 19
     WRITE_ERROR = 20
     OVERFLOW = 32
@@ -154,12 +155,13 @@ STATUS_TEXT = {
     Status.BAD_SHAPE: "a size of the layer descriptor is 0 or contradicts another",
     Status.TOO_MANY_EXPERTS: "the layer has more experts than the accelerator's maximum",
     Status.BAD_TOP_K: "top-k is 0, above the accelerator's maximum or above the number of experts",
-    Status.TOKEN_BUFFER_FULL: "inputs and hidden activations do not fit the token buffer",
+    Status.VECTOR_BUFFER_FULL: "the vectors of a job do not fit half of the vector buffer",
     Status.COMBINE_BUFFER_FULL: "the outputs do not fit the combine buffer",
-    Status.LOGIT_BUFFER_FULL: "the router logits do not fit the logit memory",
+    Status.LOGIT_BUFFER_FULL: "the router logits of a job do not fit the logit memory",
+    Status.BAD_CUT: "the slots or the chunk of the command are 0 or above the accelerator's or the layer's maximum",
     Status.COMMAND_READ_ERROR: "memory answered an error while the command was read",
     Status.LAYER_READ_ERROR: "memory answered an error while the layer descriptor was read",
-    Status.INPUT_READ_ERROR: "memory answered an error while the inputs were read",
+    Status.VECTOR_READ_ERROR: "memory answered an error while inputs or hidden activations were read",
     Status.WEIGHT_READ_ERROR: "memory answered an error while weights were read",
     Status.WRITE_ERROR: "memory answered an error while results were written",
     Status.OVERFLOW: "a result saturated: the image's combine exponent is too small",
@@ -170,7 +172,12 @@ COMMAND = Record("command", 16, (
     Word("magic", f"{COMMAND_MAGIC:#010x}."),
     Word("tokens", "Tokens of this batch.", 16),
     Word("layer", "Address of the layer descriptor."),
+    Word("slots", "Vectors of a job at most; longer queues are split evenly.", 8),
+    Word("chunk_blocks", "Blocks of 32 output columns that are computed and written at a time.", 10),
+    Word("chunk_stride", "Distance between chunks in a routed expert's down matrix.", 22),
+    Word("shared_chunk_stride", "Distance between chunks in the shared expert's down matrix.", 22),
     Word("input", "Address of the input record."),
+    Word("hidden", "Address of room for the hidden activations: a line of 64 bytes for each block of each choice."),
     Word("output", "Address of the output, float32 [tokens, 32 * hidden_blocks]."),
     Word("routing", "Address of the routing record."),
     Word("completion", "Address of the completion record."),
@@ -211,12 +218,12 @@ LAYER = Record("layer", 32, (
 
 COUNTERS = (
     Word("cycles", "Cycles from the command's fetch to its completion record."),
-    Word("setup", "Cycles of fetching, checking and reading inputs."),
+    Word("setup", "Cycles of fetching and checking."),
     Word("busy", "Cycles in which the array started a token's block."),
     Word("wait_weights", "Cycles in which the array waited for weights."),
-    Word("wait_hidden", "Cycles in which the down phase waited for the hidden activations."),
+    Word("wait_vectors", "Cycles in which the array had no job because vectors were being loaded."),
     Word("wait_results", "Cycles in which the array waited for room for its results."),
-    Word("wait_jobs", "Cycles in which the array had no job: routing, queueing, end of the batch."),
+    Word("wait_jobs", "Cycles in which the array had no job for another reason: routing, the end of the batch."),
     Word("output", "Cycles of writing outputs and the routing record."),
     Word("read_words", "Bus words read."),
     Word("write_words", "Bus words written."),

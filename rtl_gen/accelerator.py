@@ -10,12 +10,13 @@ from moe_hw.arch import Arch
 from moe_hw.registers import COUNTERS, DEVICE_MAGIC, LAYOUT_VERSION
 from rtl_gen.accumulate import Accumulate
 from rtl_gen.array import Array
-from rtl_gen.bursts import Bursts
 from rtl_gen.bus import AXI4, AXI4Lite
 from rtl_gen.combine import Combine
 from rtl_gen.command import Command
 from rtl_gen.counters import Counters
+from rtl_gen.hidden_writer import HiddenWriter
 from rtl_gen.loader import Loader
+from rtl_gen.output import Output
 from rtl_gen.post import Post
 from rtl_gen.read_arbiter import ReadArbiter
 from rtl_gen.registers import CSR_ADDR_BITS, Registers
@@ -24,8 +25,9 @@ from rtl_gen.router import Router
 from rtl_gen.scheduler import Scheduler
 from rtl_gen.sequencer import Activity, Sequencer
 from rtl_gen.streamer import Streamer
-from rtl_gen.token_buffer import TokenBuffer
 from rtl_gen.types import Kind
+from rtl_gen.vector_buffer import VectorBuffer
+from rtl_gen.widen import Widen
 from rtl_gen.writer import Writer
 
 COMMAND_READER, LOADER_READER, STREAMER_READER = range(3)
@@ -71,8 +73,7 @@ class Accelerator(wiring.Component):
         m.submodules.command = command = Command(arch)
         m.submodules.reads = reads = ReadArbiter(arch, 3)
         m.submodules.loader = loader = Loader(arch)
-        m.submodules.loader_bursts = loader_bursts = Bursts(arch)
-        m.submodules.token_buffer = token_buffer = TokenBuffer(arch)
+        m.submodules.vector_buffer = vector_buffer = VectorBuffer(arch)
         m.submodules.streamer = streamer = Streamer(arch)
         m.submodules.scheduler = scheduler = Scheduler(arch)
         m.submodules.sequencer = sequencer = Sequencer(arch)
@@ -81,7 +82,10 @@ class Accelerator(wiring.Component):
         m.submodules.router = router = Router(arch)
         m.submodules.post = post = Post(arch)
         m.submodules.requant = requant = Requant(arch)
+        m.submodules.hidden_writer = hidden_writer = HiddenWriter(arch)
         m.submodules.combine = combine = Combine(arch)
+        m.submodules.output = output = Output(arch)
+        m.submodules.widen = widen = Widen(arch)
         m.submodules.writer = writer = Writer(arch)
         m.submodules.counters = counters = Counters()
 
@@ -101,50 +105,40 @@ class Accelerator(wiring.Component):
         ]
 
         # ---- memory ----
-        connect(m, command.bursts, getattr(reads, f"bursts_{COMMAND_READER}"))
-        connect(m, loader_bursts.bursts, getattr(reads, f"bursts_{LOADER_READER}"))
-        connect(m, streamer.bursts, getattr(reads, f"bursts_{STREAMER_READER}"))
-        connect(m, command.words, getattr(reads, f"words_{COMMAND_READER}"))
-        connect(m, loader.words, getattr(reads, f"words_{LOADER_READER}"))
-        connect(m, streamer.words, getattr(reads, f"words_{STREAMER_READER}"))
-        connect(m, loader.ranges, loader_bursts.ranges)
+        for index, reader in ((COMMAND_READER, command), (LOADER_READER, loader), (STREAMER_READER, streamer)):
+            connect(m, reader.bursts, getattr(reads, f"bursts_{index}"))
+            connect(m, reader.words, getattr(reads, f"words_{index}"))
         for name, member in AXI4(arch).members.items():
             master = getattr(self.m_axi, name)
             block = getattr(reads if name.startswith(("ar", "r")) else writer, name)
             m.d.comb += master.eq(block) if member.flow is wiring.Out else block.eq(master)
 
-        # ---- one layer descriptor for all ----
-        for block in (loader, token_buffer, scheduler, sequencer, router, post, combine):
+        # ---- one layer and one start for all ----
+        for block in (scheduler, sequencer, router, post, hidden_writer, combine, output):
             m.d.comb += block.layer.eq(command.layer)
+        for start in (scheduler.start, loader.clear, streamer.clear, combine.clear, output.restart, writer.clear):
+            m.d.comb += start.eq(command.compute)
 
-        # ---- inputs ----
-        m.d.comb += [
-            loader.start.eq(command.prepare),
-            loader.address.eq(command.input_address),
-            token_buffer.restart.eq(command.prepare),
-            combine.clear.eq(command.prepare),
-            streamer.clear.eq(command.prepare),
-            writer.clear.eq(command.prepare),
-            command.prepared.eq(~loader.busy & token_buffer.loaded),
-        ]
-        connect(m, loader.mantissas, token_buffer.mantissas)
-        connect(m, loader.exponents, token_buffer.exponents)
-
-        # ---- weights and jobs ----
+        # ---- jobs: their weights and their vectors ----
         connect(m, scheduler.segments, streamer.segments)
+        connect(m, scheduler.fetches, loader.fetches)
         connect(m, scheduler.jobs, sequencer.jobs)
-        connect(m, sequencer.slot, scheduler.slot_a)
-        connect(m, combine.slot, scheduler.slot_b)
-        connect(m, sequencer.exponents, token_buffer.read)
+        connect(m, sequencer.slot, scheduler.slot)
+        connect(m, sequencer.exponents, vector_buffer.read)
         m.d.comb += [
             streamer.base.eq(command.layer_address),
-            scheduler.start.eq(command.compute),
-            scheduler.job_done.eq(combine.job_done),
-            command.computed.eq(scheduler.done),
+            scheduler.input_address.eq(command.input_address),
+            scheduler.hidden_address.eq(command.hidden_address),
+            scheduler.loaded.eq(vector_buffer.loaded),
+            scheduler.released.eq(sequencer.released),
+            scheduler.job_done.eq(Cat(router.job_done, hidden_writer.job_done, combine.job_done)),
+            scheduler.written.eq(~writer.busy),
+            scheduler.stored.eq(output.stored),
+            command.computed.eq(scheduler.done & ~writer.busy),
+            vector_buffer.valid.eq(loader.valid),
+            vector_buffer.line.eq(loader.line),
             sequencer.beat_ready.eq(streamer.beat_ready),
             streamer.beat_pop.eq(sequencer.beat_pop),
-            sequencer.hidden_ready.eq(token_buffer.hidden_ready),
-            token_buffer.hidden_stride.eq(sequencer.hidden_stride),
             sequencer.result_taken.eq(accumulate.results.valid & accumulate.results.ready),
         ]
 
@@ -154,9 +148,9 @@ class Accelerator(wiring.Component):
             array.plane_write.eq(streamer.plane_write),
             array.plane_address.eq(streamer.plane_address),
             array.beat.eq(streamer.beat),
-            array.x_write.eq(token_buffer.x_write),
-            array.x_address.eq(token_buffer.x_address),
-            array.x.eq(token_buffer.x),
+            array.x_write.eq(vector_buffer.x_write),
+            array.x_address.eq(vector_buffer.x_address),
+            array.x.eq(vector_buffer.x),
             accumulate.sums.eq(array.sums),
             accumulate.valid.eq(sequencer.tag_valid),
             accumulate.tag.eq(sequencer.tag),
@@ -172,44 +166,63 @@ class Accelerator(wiring.Component):
                 m.d.comb += results.ready.eq(block.results.ready)
         connect(m, router.routes, scheduler.routes)
         connect(m, post.values, requant.values)
-        connect(m, requant.blocks, token_buffer.blocks)
-
-        # ---- outputs ----
+        connect(m, requant.blocks, hidden_writer.blocks)
+        connect(m, output.read, combine.read)
         m.d.comb += [
-            combine.read.eq(command.read_output),
+            hidden_writer.address.eq(command.hidden_address),
+            combine.hold.eq(output.clearing),
+            output.store.eq(scheduler.store),
+            output.address.eq(command.output_address),
+        ]
+
+        # ---- one writer: hidden activations, then outputs, then the records; never two of them at a time ----
+        with m.If(command.writing_completion):
+            connect_stream(m, command.completion, widen.words)
+        with m.Else():
+            connect_stream(m, scheduler.routing, widen.words)
+        m.d.comb += [
+            widen.pad.eq(command.writing_routing & scheduler.routing_idle),
+            widen.clear.eq(~command.writing_routing & ~command.writing_completion),
+        ]
+        with m.If(command.writing_routing | command.writing_completion):
+            connect_stream(m, widen.values, writer.values)
+        with m.Elif(output.values.valid):
+            connect_stream(m, output.values, writer.values)
+        with m.Else():
+            connect_stream(m, hidden_writer.values, writer.values)
+        with m.If(command.ranges.valid):
+            connect_stream(m, command.ranges, writer.ranges)
+        with m.Elif(output.ranges.valid):
+            connect_stream(m, output.ranges, writer.ranges)
+        with m.Else():
+            connect_stream(m, hidden_writer.ranges, writer.ranges)
+        m.d.comb += [
             scheduler.read.eq(command.read_routing),
-            writer.start.eq(command.write),
-            writer.address.eq(command.write_address),
-            writer.count.eq(command.write_count),
-            command.write_busy.eq(writer.busy),
-            command.input_error.eq(loader.error),
+            command.written.eq(~writer.busy),
+            command.vector_error.eq(loader.error),
             command.weight_error.eq(streamer.error),
             command.write_error.eq(writer.error),
             command.overflow.eq(combine.overflow),
             command.weights_outstanding.eq(streamer.waiting),
+            command.loading.eq(scheduler.loading),
             command.router_busy.eq(router.busy),
+            command.storing_output.eq(scheduler.storing),
         ]
-        # Only one of the three streams is alive at a time.
-        with m.If(command.writing_completion):
-            connect_stream(m, command.completion, writer.values)
-        with m.Elif(combine.output.valid):
-            connect_stream(m, combine.output, writer.values)
-        with m.Else():
-            connect_stream(m, scheduler.routing, writer.values)
 
         # ---- counters ----
         activity = sequencer.activity
-        running = command.computing
+        no_job = command.computing & (activity == Activity.NO_JOB)
+        loading = scheduler.loading & ~scheduler.storing
         read_word = self.m_axi.rvalid & self.m_axi.rready
         events = {
             "cycles": Const(1),
             "setup": command.setting_up,
-            "busy": running & (activity == Activity.BUSY),
-            "wait_weights": running & (activity == Activity.WAIT_WEIGHTS),
-            "wait_hidden": running & (activity == Activity.WAIT_HIDDEN),
-            "wait_results": running & (activity == Activity.WAIT_RESULTS),
-            "wait_jobs": running & (activity == Activity.NO_JOB),
-            "output": command.storing,
+            "busy": command.computing & (activity == Activity.BUSY),
+            "wait_weights": command.computing & (activity == Activity.WAIT_WEIGHTS),
+            "wait_vectors": no_job & loading,
+            "wait_results": command.computing & (activity == Activity.WAIT_RESULTS),
+            "wait_jobs": no_job & ~loading & ~scheduler.storing,
+            "output": command.storing | (no_job & scheduler.storing),
             "read_words": read_word,
             "write_words": self.m_axi.wvalid & self.m_axi.wready,
             "read_idle": ~reads.idle & ~read_word,

@@ -98,7 +98,7 @@ class AccumulateColumn(wiring.Component):
         m.d.sync += addend.eq((fine >> 1) + fine[0])
 
         # Stage 5: add. The memory is read in stage 4 and written in stage 6.
-        m.submodules.memory = memory = Memory(shape=signed(ACC_BITS), depth=self.arch.max_tokens, init=[])
+        m.submodules.memory = memory = Memory(shape=signed(ACC_BITS), depth=self.arch.slots, init=[])
         write = memory.write_port()
         read = memory.read_port(transparent_for=[write])
         start = Mux(self.first, 0, Mux(self.forward, self.sum, read.data))
@@ -127,7 +127,7 @@ class Accumulate(wiring.Component):
     scales : In(stream of a beat)
         Scale beats in the order of their tiles. A beat must have arrived before its first tile's sums.
     results : Out(stream of result_layout(arch))
-        Room is the sequencer's business: at most ``arch.max_tokens`` results may be under way.
+        Room is the sequencer's business: at most ``arch.slots`` results may be under way.
 
     Latency 8 cycles, throughput one block a cycle.
 
@@ -174,7 +174,7 @@ class Accumulate(wiring.Component):
         m.d.comb += forward.eq(valid[6] & (tag[6].result.slot == tag[5].result.slot))
 
         width = Shape.cast(result_layout(arch)).width
-        m.submodules.fifo = fifo = SyncFIFOBuffered(width=width, depth=max(2, arch.max_tokens))
+        m.submodules.fifo = fifo = SyncFIFOBuffered(width=width, depth=max(2, arch.slots))
         result = Signal(result_layout(arch))
         for name, _ in tag_layout(arch)["result"].shape:
             m.d.comb += result[name].eq(tag[6].result[name])

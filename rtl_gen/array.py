@@ -31,8 +31,8 @@ class Array(wiring.Component):
         Dot products of the command's block, ``LATENCY`` cycles after it. Throughput: a block a cycle.
     plane_write : In(1), plane_address : In, beat : In(32 * columns)
         Writes a plane beat to the row banks of the expert buffer; bit ``columns * r + c`` is row r's, column c's.
-    x_write : In(32), x_address : In, x : In(32 x 8 bits)
-        Writes the token banks of the rows that ``x_write`` selects.
+    x_write : In(1), x_address : In, x : In(32 x 8 bits)
+        Writes a block to the vector banks, an element to each row.
 
     Attributes
     ----------
@@ -50,8 +50,8 @@ class Array(wiring.Component):
                 "plane_write": In(1),
                 "plane_address": In(bits_for(arch.expert_beats - 1)),
                 "beat": In(arch.beat_bits),
-                "x_write": In(ROWS),
-                "x_address": In(bits_for(arch.token_blocks - 1)),
+                "x_write": In(1),
+                "x_address": In(bits_for(arch.vector_blocks - 1)),
                 "x": In(data.ArrayLayout(8, ROWS)),
             }
         )
@@ -86,7 +86,7 @@ class Array(wiring.Component):
                 ports.plane_write.eq(plane_write),
                 ports.plane_address.eq(plane_address),
                 ports.plane.eq(beat.word_select(index, arch.columns)),
-                ports.x_write.eq(x_write[index]),
+                ports.x_write.eq(x_write),
                 ports.x_address.eq(x_address),
                 ports.x.eq(x[index]),
             ]

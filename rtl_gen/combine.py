@@ -1,29 +1,49 @@
-"""Weights the experts' outputs, adds them to their tokens' words, and gives these out as float32."""
+"""Weights the experts' outputs and adds them to their tokens' words."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
-from amaranth.lib import stream, wiring
-from amaranth.lib.memory import Memory, ReadPort, WritePort
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
+from amaranth.utils import ceil_log2, exact_log2
 
-from moe_hw.arch import ACC_BITS, EXP_BITS, ROWS, Arch
-from rtl_gen.arith import Pipeline, align, align16, bit_length, magnitude, round16, round_halves, shift_halves
-from rtl_gen.types import SlotRead, layer_layout, result_layout, slot_bits
+from moe_hw.arch import ACC_BITS, EXP_BITS, Arch
+from rtl_gen.arith import Pipeline, align16, bit_length, magnitude, round16, round_halves, shift_halves
+from rtl_gen.types import groups_of, layer_layout, result_layout, token_bits
 
 WORD_MAX = (1 << ACC_BITS - 1) - 1
 """Largest combine word; sums saturate at it and at its negative."""
 
 LATENCY = 14
-"""Cycles from a result to the pulse of ``job_done``, beyond one for each column."""
+"""Cycles from a result to the pulse of ``job_done``, beyond one for each ``lanes`` columns."""
 
-LARGEST_FLOAT = 0x7F7FFFFF
-"""Bits of the largest finite float32."""
+
+class SumRead(wiring.Signature):
+    """Access to the sums while no results are under way, from the reader's side.
+
+    Members:
+        enable, address: read ``lanes`` sums; their words are zero from then on.
+        sums: they follow by one cycle, and stay until the next read.
+        token, exponent: a token and, one cycle later, its exponent E.
+    """
+
+    def __init__(self, arch: Arch):
+        super().__init__(
+            {
+                "enable": Out(1),
+                "address": Out(ceil_log2(arch.combine_elements // arch.lanes)),
+                "sums": In(data.ArrayLayout(signed(ACC_BITS), arch.lanes)),
+                "token": Out(token_bits(arch)),
+                "exponent": In(signed(EXP_BITS)),
+            }
+        )
 
 
 class Combine(wiring.Component):
-    """The combine memory: a sum of weighted expert outputs for every element of every token.
+    """The combine buffer: a sum of weighted expert outputs for every column of the chunk, of every token.
+
+    A token has ``groups_of(chunk_blocks)`` rows of ``columns`` sums.
 
     Parameters
     ----------
@@ -33,17 +53,16 @@ class Combine(wiring.Component):
     Members
     -------
     results : In(stream of result_layout(arch)), kind DOWN
-        Accumulators of one slot and column group. Throughput: a column a cycle; waits for nothing but ``clearing``.
+        Accumulators of one slot and column group. Throughput: ``lanes`` columns a cycle; waits for nothing but ``hold``.
     layer : In(layer_layout())
-        The layer at work, stable from ``clear`` to the last output.
-    slot : Out(SlotRead(arch))
-        Looks up the routing weights.
+        The layer at work, stable from its first result to the last output.
     job_done : Out(1)
-        Pulse, ``columns + LATENCY`` cycles after a result with ``last``: all sums are in memory.
-    clear : In(1), clearing : Out(1)
-        A pulse of ``clear`` zeroes the words of the batch, one a cycle, while ``clearing`` is 1.
-    read : In(1), output : Out(stream of 32 bits)
-        A pulse of ``read`` starts the output: float32 ``[tokens, 32 * hidden_blocks]``, one a cycle.
+        Pulse, ``columns / lanes + LATENCY`` cycles after a result with ``last``: all sums are in memory.
+    hold : In(1)
+        Takes no results.
+    read : In(SumRead(arch))
+    clear : In(1)
+        Pulse: forget the overflow.
     overflow : Out(1)
         A sum or an addend saturated since the last ``clear``.
     """
@@ -54,12 +73,10 @@ class Combine(wiring.Component):
             {
                 "results": In(stream.Signature(result_layout(arch))),
                 "layer": In(layer_layout()),
-                "slot": Out(SlotRead(arch)),
                 "job_done": Out(1),
+                "hold": In(1),
+                "read": In(SumRead(arch)),
                 "clear": In(1),
-                "clearing": Out(1),
-                "read": In(1),
-                "output": Out(stream.Signature(32)),
                 "overflow": Out(1),
             }
         )
@@ -67,56 +84,88 @@ class Combine(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         arch = self.arch
-        m.submodules.words = words = Memory(shape=signed(ACC_BITS), depth=arch.combine_elements, init=[])
+        word = data.ArrayLayout(signed(ACC_BITS), arch.lanes)
+        depth = arch.combine_elements // arch.lanes
+        m.submodules.sums = sums = Memory(shape=word, depth=depth, init=[])
         m.submodules.exponents = exponents = Memory(shape=signed(EXP_BITS), depth=arch.max_tokens, init=[])
-        read, write = words.read_port(), words.write_port()
+        read, write = sums.read_port(), sums.write_port()
+        exponent_read, exponent_write = exponents.read_port(), exponents.write_port()
 
-        p = self._columns(m, exponents.write_port())
-        self._weight(p)
-        self._add(m, p, read, write)
-        self._walk(m, read, write, exponents.read_port())
+        lanes = self._columns(m)
+        for p in lanes:
+            self._weight(p)
+        first = lanes[0]
+        m.d.comb += [
+            read.en.eq(first.valid | self.read.enable),
+            read.addr.eq(Mux(first.valid, first.address, self.read.address)),
+            self.read.sums.eq(read.data),
+            exponent_read.addr.eq(self.read.token),
+            self.read.exponent.eq(exponent_read.data),
+            exponent_write.en.eq(first.valid),
+            exponent_write.addr.eq(first.token),
+            exponent_write.data.eq(first.token_exponent),
+        ]
+        lost = Const(0, 1)
+        for lane, p in enumerate(lanes):
+            lost = lost | self._add(m, p, read.data[lane], write.data[lane])
+        first = lanes[0]
+        m.d.comb += [write.en.eq(first.valid), write.addr.eq(first.address)]
+        with m.If(self.read.enable):
+            m.d.comb += [write.en.eq(1), write.addr.eq(self.read.address), write.data.as_value().eq(0)]
+        m.d.sync += self.job_done.eq(first.valid & first.last)
+        with m.If(self.clear):
+            m.d.sync += self.overflow.eq(0)
+        with m.Elif(first.valid & lost):
+            m.d.sync += self.overflow.eq(1)
         return m
 
-    def _columns(self, m: Module, exponent: WritePort) -> Pipeline:
-        """Holds a result and shifts it out column by column; the weight arrives with the first stage."""
+    def _columns(self, m: Module) -> list[Pipeline]:
+        """Holds a result and shifts it out, a column for each lane at a time."""
         arch, layer = self.arch, self.layer
+        steps = arch.columns // arch.lanes
         word = Signal(result_layout(arch))
         held = Signal()
-        column = Signal(range(arch.columns))
-        last_column = Signal()
+        step = Signal(range(steps))
+        last_step = Signal()
         m.d.comb += [
-            last_column.eq(column == arch.columns - 1),
-            self.results.ready.eq((~held | last_column) & ~self.clearing),
-            self.slot.parity.eq(word.parity),
-            self.slot.index.eq(word.slot),
-            exponent.en.eq(held),
-            exponent.addr.eq(word.token),
-            exponent.data.eq(word.token_exponent),
+            last_step.eq(step == steps - 1),
+            self.results.ready.eq((~held | last_step) & ~self.hold),
         ]
         with m.If(self.results.ready):
-            m.d.sync += [word.eq(self.results.payload), held.eq(self.results.valid), column.eq(0)]
-        with m.Else():
-            m.d.sync += [column.eq(column + 1), word.acc.eq(word.acc.as_value() >> ACC_BITS)]
+            m.d.sync += [word.eq(self.results.payload), held.eq(self.results.valid), step.eq(0)]
+        with m.Elif(held):
+            m.d.sync += [step.eq(step + 1), word.acc.eq(word.acc.as_value() >> arch.lanes * ACC_BITS)]
+        groups = Signal(16)
+        m.d.sync += groups.eq(groups_of(arch, layer.chunk_blocks))
 
-        p = Pipeline(m, held)
-        p.stage(
-            acc=word.acc[0],
-            exponent=word.base_exponent + Mux(word.shared, layer.shared_down_exponent, layer.down_exponent),
-            right=(word.token_exponent << 1) + layer.combine_exponent + 15,
-            block=word.token * layer.hidden_blocks,
-            element=Cat(column, word.group),
-            last=word.last & last_column,
-        )
-        p.stage(
-            negative=p.acc[-1],
-            acc=magnitude(p.acc),
-            weight=self.slot.data.weight.mantissa,
-            right=p.right - self.slot.data.weight.exponent,
-            address=((p.block << ceil_log2(ROWS)) + p.element)[: ceil_log2(arch.combine_elements)],
-            block=None,
-            element=None,
-        )
-        return p
+        pipelines = []
+        for lane in range(arch.lanes):
+            p = Pipeline(m, held)
+            which = {}
+            if lane == 0:
+                which = {"first": word.of.token * groups, "row": Cat(step, word.group), "last": word.last & last_step}
+                which |= {"token": word.of.token, "token_exponent": word.token_exponent}
+            p.stage(
+                acc=word.acc[lane],
+                exponent=word.base_exponent + Mux(word.shared, layer.shared_down_exponent, layer.down_exponent),
+                right=(word.token_exponent << 1) + layer.combine_exponent + 15,
+                weight=word.of.weight.mantissa,
+                weight_exponent=word.of.weight.exponent,
+                **which,
+            )
+            which = {}
+            if lane == 0:
+                place = (p.first << exact_log2(steps)) + p.row
+                which = {"address": place[: len(self.read.address)], "first": None, "row": None}
+            p.stage(
+                negative=p.acc[-1],
+                acc=magnitude(p.acc),
+                right=p.right - p.weight_exponent,
+                weight_exponent=None,
+                **which,
+            )
+            pipelines.append(p)
+        return pipelines
 
     def _weight(self, p: Pipeline) -> None:
         """The addend: the accumulator times its weight, shifted to the token's exponent."""
@@ -129,82 +178,15 @@ class Combine(wiring.Component):
         p.stage(halves=shift_halves(Cat(Const(0, 15), p.product), p.amount), product=None, amount=None)
         p.stage(addend=Mux(p.beyond, WORD_MAX, round_halves(p.halves))[: ACC_BITS - 1], halves=None)
 
-    def _add(self, m: Module, p: Pipeline, read: ReadPort, write: WritePort) -> None:
-        """Adds to the word in memory.
+    def _add(self, m: Module, p: Pipeline, word: Value, total: Value) -> Value:
+        """Adds to the word in memory; returns whether that or the addend saturated.
 
         A word is written three cycles after it was read. The same address does not come again before all columns of
-        its result, four or more, have passed: there is nothing to forward.
+        its result, four cycles or more, have passed: there is nothing to forward.
         """
-        m.d.comb += [read.en.eq(p.valid), read.addr.eq(p.address)]
         p.stage(addend=Mux(p.negative, -p.addend, p.addend), negative=None)
-        p.stage(word=read.data)
+        p.stage(word=word)
         p.stage(total=p.word + p.addend, word=None, addend=None)
         above, below = p.total > WORD_MAX, p.total < -WORD_MAX
-        m.d.comb += [
-            write.en.eq(p.valid),
-            write.addr.eq(p.address),
-            write.data.eq(Mux(above, WORD_MAX, Mux(below, -WORD_MAX, p.total))),
-        ]
-        m.d.sync += self.job_done.eq(p.valid & p.last)
-        with m.If(self.clear):
-            m.d.sync += self.overflow.eq(0)
-        with m.Elif(p.valid & (above | below | p.beyond)):
-            m.d.sync += self.overflow.eq(1)
-
-    def _walk(self, m: Module, read: ReadPort, write: WritePort, exponent: ReadPort) -> None:
-        """Visits all words of the batch in order, to clear them or to give them out."""
-        address = Signal.like(read.addr)
-        element = Signal(len(self.layer.hidden_blocks) + ceil_log2(ROWS))
-        token = Signal(slot_bits(self.arch))
-        step, end_of_token, end = Signal(), Signal(), Signal()
-        m.d.comb += [
-            end_of_token.eq(element == (self.layer.hidden_blocks << ceil_log2(ROWS)) - 1),
-            end.eq(end_of_token & (token == self.layer.tokens - 1)),
-        ]
-        with m.If(step):
-            m.d.sync += [
-                address.eq(Mux(end, 0, address + 1)),
-                element.eq(Mux(end_of_token, 0, element + 1)),
-                token.eq(Mux(end, 0, token + end_of_token)),
-            ]
-
-        enable, reading = Signal(), Signal()
-        m.d.comb += enable.eq(~self.output.valid | self.output.ready)
-        with m.FSM():
-            with m.State("IDLE"):
-                with m.If(self.clear):
-                    m.next = "CLEAR"
-                with m.Elif(self.read):
-                    m.next = "READ"
-            with m.State("CLEAR"):
-                m.d.comb += [step.eq(1), self.clearing.eq(1), write.en.eq(1), write.addr.eq(address), write.data.eq(0)]
-                with m.If(end):
-                    m.next = "IDLE"
-            with m.State("READ"):
-                m.d.comb += [step.eq(enable), reading.eq(1), read.en.eq(enable), read.addr.eq(address)]
-                with m.If(end & enable):
-                    m.next = "IDLE"
-
-        m.d.comb += [exponent.en.eq(enable), exponent.addr.eq(token)]
-        p = Pipeline(m, reading, enable)
-        p.stage()
-        p.stage(word=read.data, exponent=(exponent.data << 1) + self.layer.combine_exponent)
-        self._convert(p)
-        m.d.comb += [self.output.valid.eq(p.valid), self.output.payload.eq(p.bits)]
-
-    def _convert(self, p: Pipeline) -> None:
-        """``word * 2**exponent`` to float32."""
-        p.stage(negative=p.word[-1], word=magnitude(p.word))
-        p.stage(length=bit_length(p.word))
-        p.stage(aligned=align(p.word, p.length), exponent=p.exponent + p.length + 126, word=None, length=None)
-        kept, half, rest = p.aligned[-24:], p.aligned[-25], p.aligned[:-25]
-        p.stage(zero=~kept[-1], rounded=kept + (half & (rest.any() | kept[0])), aligned=None)
-        p.stage(zero=p.zero, fraction=p.rounded[:23], exponent=p.exponent + p.rounded[24], rounded=None)
-        finite = Mux(p.exponent > 254, LARGEST_FLOAT, Cat(p.fraction, p.exponent[:8]))[:31]
-        p.stage(
-            bits=Mux(p.zero | (p.exponent < 1), 0, Cat(finite, p.negative)),
-            zero=None,
-            fraction=None,
-            exponent=None,
-            negative=None,
-        )
+        m.d.comb += total.eq(Mux(above, WORD_MAX, Mux(below, -WORD_MAX, p.total)))
+        return above | below | p.beyond

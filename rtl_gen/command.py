@@ -5,14 +5,14 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
+from amaranth.utils import exact_log2
 
-from moe_hw.arch import ROWS, SEGMENT_ALIGN, Arch
+from moe_hw.arch import SEGMENT_ALIGN, Arch
 from moe_hw.registers import COMMAND, COMMAND_MAGIC, COMPLETION, COUNTERS, LAYER, Status, Waiting
-from rtl_gen.bus import WORD_COUNT_BITS, burst_layout, word_layout
+from rtl_gen.bus import burst_layout, range_layout, word_layout
 from rtl_gen.layer_check import LayerCheck
 from rtl_gen.record_reader import RecordReader
-from rtl_gen.types import address_bits, layer_layout
+from rtl_gen.types import CUT_WORDS, address_bits, layer_layout
 
 assert COMMAND.size_bytes == SEGMENT_ALIGN, "commands are numbered by their addresses"
 
@@ -39,25 +39,26 @@ class Command(wiring.Component):
         Memory.
     layer : Out(layer_layout()), layer_address : Out
         The layer of the batch at hand and its descriptor's address.
-    prepare : Out(1), input_address : Out
-        Pulse: load the inputs from there, clear the combine buffer and the errors.
-    prepared : In(1)
-        The inputs are loaded.
+    input_address, hidden_address, output_address : Out
+        Where the batch's inputs, hidden activations and outputs lie.
     compute : Out(1), computed : In(1)
-        Pulse: start the scheduler; it is done.
-    read_output, read_routing, write : Out(1), write_address, write_count : Out
-        Pulses: stream the outputs or the routing record, and write ``write_count`` words of it.
+        Pulse: start the scheduler and forget errors; all outputs are written.
+    read_routing : Out(1)
+        Pulse: stream the routing record.
+    ranges : Out(stream of range_layout(arch)), written : In(1)
+        Where the writer puts the routing and completion records; it has nothing to do.
+    writing_routing : Out(1)
+        The writer takes its words from the routing record.
     writing_completion : Out(1), completion : Out(stream of 32 bits)
         The writer takes its words from here.
-    write_busy : In(1)
     counters : In(32 bits x counters), experts_used : In(32)
         For the completion record.
     starting : Out(1)
         Pulse: a command begins.
     setting_up, computing, storing : Out(1)
         Which part of a command this cycle belongs to; none while idle and while the completion is written.
-    input_error, weight_error, write_error, overflow : In(1)
-    weights_outstanding, router_busy : In(1)
+    vector_error, weight_error, write_error, overflow : In(1)
+    weights_outstanding, loading, router_busy, storing_output : In(1)
         For the ``state`` CSR.
     """
 
@@ -75,17 +76,15 @@ class Command(wiring.Component):
                 "words": In(stream.Signature(word_layout(arch))),
                 "layer": Out(layer_layout()),
                 "layer_address": Out(address_bits(arch)),
-                "prepare": Out(1),
                 "input_address": Out(address_bits(arch)),
-                "prepared": In(1),
+                "hidden_address": Out(address_bits(arch)),
+                "output_address": Out(address_bits(arch)),
                 "compute": Out(1),
                 "computed": In(1),
-                "read_output": Out(1),
                 "read_routing": Out(1),
-                "write": Out(1),
-                "write_address": Out(address_bits(arch)),
-                "write_count": Out(WORD_COUNT_BITS),
-                "write_busy": In(1),
+                "ranges": Out(stream.Signature(range_layout(arch))),
+                "written": In(1),
+                "writing_routing": Out(1),
                 "writing_completion": Out(1),
                 "completion": Out(stream.Signature(32)),
                 "counters": In(32 * len(COUNTERS)),
@@ -94,12 +93,14 @@ class Command(wiring.Component):
                 "setting_up": Out(1),
                 "computing": Out(1),
                 "storing": Out(1),
-                "input_error": In(1),
+                "vector_error": In(1),
                 "weight_error": In(1),
                 "write_error": In(1),
                 "overflow": In(1),
                 "weights_outstanding": In(1),
+                "loading": In(1),
                 "router_busy": In(1),
+                "storing_output": In(1),
             }
         )
 
@@ -118,11 +119,8 @@ class Command(wiring.Component):
             if name != "magic":
                 width = len(Signal(fields[name].shape))
                 m.d.comb += layer[name].eq(reader.record[32 * position : 32 * position + width])
-        m.d.comb += [
-            layer.tokens.eq(command["tokens"]),
-            self.layer_address.eq(command["layer"]),
-            self.input_address.eq(command["input"]),
-        ]
+        m.d.comb += [layer[name].eq(command[name]) for name in CUT_WORDS]
+        m.d.comb += [getattr(self, f"{name}_address").eq(command[name]) for name in ("layer", "input", "hidden", "output")]
         m.submodules.check = check = LayerCheck(arch)
         m.d.comb += [
             check.layer.eq(layer),
@@ -136,8 +134,8 @@ class Command(wiring.Component):
         final = Signal(Status)
         with m.If(status != Status.OK):
             m.d.comb += final.eq(status)
-        with m.Elif(self.input_error):
-            m.d.comb += final.eq(Status.INPUT_READ_ERROR)
+        with m.Elif(self.vector_error):
+            m.d.comb += final.eq(Status.VECTOR_READ_ERROR)
         with m.Elif(self.weight_error):
             m.d.comb += final.eq(Status.WEIGHT_READ_ERROR)
         with m.Elif(self.write_error):
@@ -161,15 +159,21 @@ class Command(wiring.Component):
                 reader.ranges.payload.words.eq(size_bytes * 8 // arch.data_bits),
             ]
 
-        def store(address: Value, count: Value) -> None:
-            m.d.comb += [self.write.eq(1), self.write_address.eq(address), self.write_count.eq(count)]
+        def store(address: Value, words: Value) -> None:
+            m.d.comb += [
+                self.ranges.valid.eq(1),
+                self.ranges.payload.address.eq(address),
+                self.ranges.payload.words.eq((words + arch.data_bits // 32 - 1) >> exact_log2(arch.data_bits // 32)),
+            ]
 
         waiting = {flag: Signal(name=f"waiting_{flag.name.lower()}") for flag in Waiting if flag.name}
         for flag, signal in waiting.items():
             m.d.comb += self.state[int(flag).bit_length() - 1].eq(signal)
         m.d.comb += [
             waiting[Waiting.WEIGHT_READ].eq(self.weights_outstanding),
+            waiting[Waiting.VECTOR_READ].eq(self.loading),
             waiting[Waiting.ROUTING].eq(self.router_busy),
+            waiting[Waiting.OUTPUT_WRITE].eq(self.storing_output),
         ]
 
         with m.FSM():
@@ -218,44 +222,33 @@ class Command(wiring.Component):
                 with m.Elif(check.status != Status.OK):
                     m.d.sync += status.eq(check.status)
                 with m.Else():
-                    m.d.comb += self.prepare.eq(1)
-                    m.next = "load"
-            with m.State("load"):
-                m.d.comb += [self.setting_up.eq(1), waiting[Waiting.INPUT_READ].eq(1)]
-                with m.If(self.prepared):
                     m.d.comb += self.compute.eq(1)
                     m.next = "run"
             with m.State("run"):
                 m.d.comb += [self.computing.eq(1), waiting[Waiting.COMPUTE].eq(1)]
                 with m.If(self.computed):
-                    m.next = "output"
-            with m.State("output"):
-                m.d.comb += [self.storing.eq(1), self.read_output.eq(1)]
-                store(command["output"], check.output_blocks << ceil_log2(ROWS))
-                m.next = "output wait"
-            with m.State("output wait"):
-                m.d.comb += [self.storing.eq(1), waiting[Waiting.OUTPUT_WRITE].eq(1)]
-                with m.If(~self.write_busy):
                     m.next = "routing"
             with m.State("routing"):
-                m.d.comb += [self.storing.eq(1), self.read_routing.eq(1)]
+                m.d.comb += self.storing.eq(1)
                 store(command["routing"], (layer.tokens * entries) << 1)
-                m.next = "routing wait"
+                with m.If(self.ranges.ready):
+                    m.d.comb += self.read_routing.eq(1)
+                    m.next = "routing wait"
             with m.State("routing wait"):
-                m.d.comb += [self.storing.eq(1), waiting[Waiting.ROUTING_WRITE].eq(1)]
-                with m.If(~self.write_busy):
+                m.d.comb += [self.storing.eq(1), self.writing_routing.eq(1), waiting[Waiting.ROUTING_WRITE].eq(1)]
+                with m.If(self.written):
                     m.next = "completion"
             with m.State("completion"):
                 store(command["completion"], Const(COMPLETION.size))
-                m.d.comb += self.writing_completion.eq(1)
-                m.next = "completion wait"
+                with m.If(self.ranges.ready):
+                    m.next = "completion wait"
             with m.State("completion wait"):
                 m.d.comb += [
                     self.writing_completion.eq(1),
                     self.completion.valid.eq(1),
                     waiting[Waiting.COMPLETION_WRITE].eq(1),
                 ]
-                with m.If(~self.write_busy):
+                with m.If(self.written):
                     m.next = "retire"
             with m.State("retire"):
                 m.d.sync += [self.status.eq(final), self.head.eq(self.head + 1)]

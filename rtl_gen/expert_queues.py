@@ -6,26 +6,20 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for
 
 from moe_hw.arch import Arch
-from rtl_gen.types import expert_bits, route_layout, slot_layout
-
-
-def place_bits(arch: Arch) -> int:
-    """Bits of an entry's place; places are given in order of arrival."""
-    return bits_for(arch.queue_entries - 1)
+from rtl_gen.types import count_bits, expert_bits, place_bits, route_layout, token_bits, weight_layout
 
 
 def queue_layout(arch: Arch) -> data.StructLayout:
     """An expert's queue: a linked list of entries; head and tail are meaningless if it is empty."""
     place = place_bits(arch)
-    return data.StructLayout({"head": place, "tail": place, "count": bits_for(arch.max_tokens)})
+    return data.StructLayout({"head": place, "tail": place, "count": count_bits(arch)})
 
 
 def entry_layout(arch: Arch) -> data.StructLayout:
     """A route in its queue."""
-    return data.StructLayout({"expert": expert_bits(arch), "slot": slot_layout(arch)})
+    return data.StructLayout({"expert": expert_bits(arch), "token": token_bits(arch), "weight": weight_layout()})
 
 
 class ExpertQueues(wiring.Component):
@@ -68,7 +62,7 @@ class ExpertQueues(wiring.Component):
                 "arrived": Out(range(arch.queue_entries + 1)),
                 "expert": In(expert_bits(arch)),
                 "head": Out(place_bits(arch)),
-                "count": Out(bits_for(arch.max_tokens)),
+                "count": Out(count_bits(arch)),
                 "place": In(place_bits(arch)),
                 "entry": Out(entry_layout(arch)),
                 "next": Out(place_bits(arch)),
@@ -93,8 +87,8 @@ class ExpertQueues(wiring.Component):
             queue_write.addr.eq(route.expert),
             entry_write.addr.eq(self.arrived),
             entry_write.data.expert.eq(route.expert),
-            entry_write.data.slot.token.eq(route.token),
-            entry_write.data.slot.weight.eq(route.weight),
+            entry_write.data.token.eq(route.token),
+            entry_write.data.weight.eq(route.weight),
             link_write.addr.eq(queue.tail),
             link_write.data.eq(self.arrived),
             self.head.eq(queue.head),

@@ -6,9 +6,9 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from moe_hw.arch import ROWS, Arch
+from moe_hw.arch import Arch
 from moe_hw.registers import LAYER_MAGIC, Status
-from rtl_gen.types import layer_layout, router_groups
+from rtl_gen.types import groups_of, layer_layout, router_groups
 
 PRODUCT_BITS = 28
 """Bits of a number of tokens times a number of blocks."""
@@ -32,8 +32,6 @@ class LayerCheck(wiring.Component):
         The command's word, all of it.
     status : Out(Status)
         ``OK`` or the reason.
-    output_blocks : Out
-        Blocks of the batch's outputs.
     """
 
     def __init__(self, arch: Arch):
@@ -44,7 +42,6 @@ class LayerCheck(wiring.Component):
                 "magic": In(32),
                 "tokens": In(32),
                 "status": Out(Status),
-                "output_blocks": Out(PRODUCT_BITS),
             }
         )
 
@@ -53,30 +50,39 @@ class LayerCheck(wiring.Component):
         arch = self.arch
         layer = self.layer
 
+        widest = Signal(10)
+        longest = Signal(11)  # vector of a job
         groups = Signal(16)
-        widest = Mux(layer.inter_blocks > layer.shared_blocks, layer.inter_blocks, layer.shared_blocks)
-        token_blocks = Signal(PRODUCT_BITS)
+        sums = Signal(PRODUCT_BITS)
+        vector_blocks = Signal(PRODUCT_BITS)
         logit_words = Signal(PRODUCT_BITS)
-        m.d.comb += groups.eq(router_groups(arch, layer))
+        m.d.comb += [
+            widest.eq(Mux(layer.inter_blocks > layer.shared_blocks, layer.inter_blocks, layer.shared_blocks)),
+            longest.eq(Mux((layer.hidden_blocks << 1) > widest, layer.hidden_blocks << 1, widest)),
+            groups.eq(router_groups(arch, layer)),
+        ]
         m.d.sync += [
-            token_blocks.eq(layer.tokens * ((layer.hidden_blocks << 1) + widest)),
-            self.output_blocks.eq(layer.tokens * layer.hidden_blocks),
-            logit_words.eq(layer.tokens * groups),
+            vector_blocks.eq(layer.slots * longest),
+            sums.eq(layer.tokens * groups_of(arch, layer.chunk_blocks)),
+            logit_words.eq(layer.slots * groups),
         ]
 
         shape_ok = Mux(layer.shared_blocks == 0, ~layer.shared_gate, layer.shared_passes != 0)
         for size in (layer.hidden_blocks, layer.inter_blocks, layer.experts, layer.passes, layer.router_passes):
             shape_ok = shape_ok & (size != 0)
         top_k_ok = (layer.top_k != 0) & (layer.top_k <= arch.max_top_k) & (layer.top_k <= layer.experts)
+        slots_ok = (layer.slots != 0) & (layer.slots <= arch.slots)
+        cut_ok = slots_ok & (layer.chunk_blocks != 0) & (layer.chunk_blocks <= layer.hidden_blocks)
         checks = (
             (self.magic != LAYER_MAGIC, Status.BAD_LAYER),
             ((self.tokens == 0) | (self.tokens > arch.max_tokens), Status.BAD_TOKENS),
             (~shape_ok, Status.BAD_SHAPE),
             (layer.experts > arch.max_experts, Status.TOO_MANY_EXPERTS),
             (~top_k_ok, Status.BAD_TOP_K),
-            (token_blocks > arch.token_blocks, Status.TOKEN_BUFFER_FULL),
-            (self.output_blocks > arch.combine_elements // ROWS, Status.COMBINE_BUFFER_FULL),
+            (vector_blocks > arch.vector_blocks // 2, Status.VECTOR_BUFFER_FULL),
+            (sums > arch.combine_elements // arch.columns, Status.COMBINE_BUFFER_FULL),
             (logit_words > arch.logit_words, Status.LOGIT_BUFFER_FULL),
+            (~cut_ok, Status.BAD_CUT),
         )
         # The last assignment wins, so the first check comes last.
         for condition, status in reversed(checks):

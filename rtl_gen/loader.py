@@ -1,26 +1,46 @@
-"""Reads the input record of a batch and hands mantissas and exponents to the token buffer."""
+"""Gathers the vectors of a job from memory: inputs by token, hidden activations by place."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, signed
-from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for, ceil_log2
+from amaranth.hdl import Module, Mux, Shape, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.utils import ceil_log2
 
 from moe_hw.arch import EXP_BITS, ROWS, SEGMENT_ALIGN, Arch
-from rtl_gen.bus import range_layout, word_layout
-from rtl_gen.token_buffer import piece_bytes
-from rtl_gen.types import address_bits, layer_layout
+from rtl_gen.bursts import Bursts
+from rtl_gen.bus import burst_layout, word_layout
+from rtl_gen.types import fetch_layout, slot_bits, token_bits
 
-MANTISSA_BYTES = 2 * ROWS
-"""Bytes of an input block, both halves."""
+FETCHES = 16
+"""Vectors that can be on their way."""
 
-EXPONENT_BITS = 16
-"""Bits of an exponent in memory."""
+
+def line_layout(arch: Arch) -> data.StructLayout:
+    """A block of a vector: its mantissas and exponent.
+
+    ``first`` is the first block of a job, ``peak`` the last that counts for the vector's exponent, ``last`` the job's
+    last block. ``router`` marks the lines of tokens, as the router gets them.
+    """
+    return data.StructLayout(
+        {
+            "mantissas": data.ArrayLayout(8, ROWS),
+            "exponent": signed(EXP_BITS),
+            "half": 1,
+            "slot": slot_bits(arch),
+            "token": token_bits(arch),
+            "router": 1,
+            "first": 1,
+            "start": 1,
+            "peak": 1,
+            "last": 1,
+        }
+    )
 
 
 class Loader(wiring.Component):
-    """Reads an input record (``docs/memory-image.md`` section 3).
+    """Reads vectors, lines of 64 bytes (``docs/memory-image.md`` section 3).
 
     Parameters
     ----------
@@ -29,34 +49,28 @@ class Loader(wiring.Component):
 
     Members
     -------
-    layer : In(layer_layout())
-    start : In(1), address : In
-        Pulse: read the record at ``address`` (units of 64 bytes).
-    ranges : Out(stream of range_layout(arch)), words : In(stream of word_layout(arch))
+    fetches : In(stream of fetch_layout(arch))
+        Vectors to read. There must be room for them in the vector buffer.
+    bursts : Out(stream of burst_layout(arch)), words : In(stream of word_layout(arch))
         Memory.
-    mantissas, exponents : Out
-        As in ``TokenBuffer``.
-    busy : Out(1)
-        From ``start`` until the last word has been handed on.
-    error : Out(1)
-        The memory answered an error; sticky until the next ``start``.
+    valid : Out(1), line : Out(line_layout(arch))
+        A line in each cycle that is ``valid``.
+    clear : In(1), error : Out(1)
+        The memory answered an error; sticky until ``clear``.
 
-    Latency: two cycles from ``start`` to the range, one from a word to its first piece; throughput: a piece (32
-    mantissas or one exponent) a cycle, and a cycle for each bus word.
+    Latency: three cycles from a fetch to its burst, one from a line's last word; throughput: a bus word a cycle.
     """
 
     def __init__(self, arch: Arch):
         self.arch = arch
         super().__init__(
             {
-                "layer": In(layer_layout()),
-                "start": In(1),
-                "address": In(address_bits(arch)),
-                "ranges": Out(stream.Signature(range_layout(arch))),
+                "fetches": In(stream.Signature(fetch_layout(arch))),
+                "bursts": Out(stream.Signature(burst_layout(arch))),
                 "words": In(stream.Signature(word_layout(arch))),
-                "mantissas": Out(stream.Signature(8 * piece_bytes(arch))),
-                "exponents": Out(stream.Signature(signed(EXP_BITS))),
-                "busy": Out(1),
+                "valid": Out(1),
+                "line": Out(line_layout(arch)),
+                "clear": In(1),
                 "error": Out(1),
             }
         )
@@ -64,74 +78,59 @@ class Loader(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         arch = self.arch
-        word_bytes = arch.data_bits // 8
-        block_bits = bits_for(arch.token_blocks)
-        mantissa_pieces = word_bytes // piece_bytes(arch)
-        exponent_pieces = arch.data_bits // EXPONENT_BITS
+        per_line = SEGMENT_ALIGN * 8 // arch.data_bits
 
-        blocks = Signal(block_bits)
-        mantissa_words = blocks << ceil_log2(MANTISSA_BYTES // word_bytes)
-        exponent_words = (blocks + exponent_pieces - 1) >> ceil_log2(exponent_pieces)
-        mantissa_words_left = Signal(block_bits + ceil_log2(SEGMENT_ALIGN))
-        exponents_left = Signal(block_bits)
-
-        # The word at hand is shifted down piece by piece.
-        word = Signal(arch.data_bits)
-        held = Signal()
-        pieces_left = Signal(range(exponent_pieces + 1))
-        in_mantissas = mantissa_words_left != 0
+        # ---- requests ----
+        m.submodules.cutter = cutter = Bursts(arch)
+        connect(m, cutter.bursts, flipped(self.bursts))
+        layout = fetch_layout(arch)
+        m.submodules.queue = queue = SyncFIFOBuffered(width=Shape.cast(layout).width, depth=FETCHES)
+        wanted = self.fetches.payload
+        lines = Mux(wanted.router, wanted.blocks << 1, wanted.blocks)
         m.d.comb += [
-            self.mantissas.payload.eq(word[: 8 * piece_bytes(arch)]),
-            self.mantissas.valid.eq(held & in_mantissas),
-            self.exponents.payload.eq(word[:EXP_BITS]),
-            self.exponents.valid.eq(held & ~in_mantissas & (exponents_left != 0)),
+            self.fetches.ready.eq(cutter.ranges.ready & queue.w_rdy),
+            cutter.ranges.valid.eq(self.fetches.valid & queue.w_rdy),
+            cutter.ranges.payload.address.eq(wanted.address),
+            cutter.ranges.payload.words.eq(lines << ceil_log2(per_line)),
+            queue.w_en.eq(self.fetches.valid & self.fetches.ready),
+            queue.w_data.eq(wanted),
         ]
-        step = Signal()
-        last_piece = pieces_left == 1
-        m.d.comb += step.eq(
-            held
-            & Mux(in_mantissas, self.mantissas.ready, self.exponents.ready | (exponents_left == 0))
-        )
-        with m.If(step):
-            m.d.sync += [
-                word.eq(Mux(in_mantissas, word >> (8 * piece_bytes(arch)), word >> EXPONENT_BITS)),
-                pieces_left.eq(pieces_left - 1),
-            ]
-            with m.If(in_mantissas):
-                m.d.sync += mantissa_words_left.eq(mantissa_words_left - last_piece)
-            with m.Elif(exponents_left != 0):
-                m.d.sync += exponents_left.eq(exponents_left - 1)
-            with m.If(last_piece):
-                m.d.sync += held.eq(0)
 
-        with m.FSM():
-            with m.State("idle"):
-                m.d.sync += blocks.eq(self.layer.tokens * self.layer.hidden_blocks)
-                with m.If(self.start):
-                    m.d.comb += self.busy.eq(1)
-                    m.d.sync += [self.ranges.payload.address.eq(self.address), self.error.eq(0)]
-                    m.next = "count"
-            with m.State("count"):
-                m.d.comb += self.busy.eq(1)
-                m.d.sync += [
-                    mantissa_words_left.eq(mantissa_words),
-                    exponents_left.eq(blocks),
-                    self.ranges.payload.words.eq(mantissa_words + exponent_words),
-                    self.ranges.valid.eq(1),
-                ]
-                m.next = "read"
-            with m.State("read"):
-                m.d.comb += [self.busy.eq(1), self.words.ready.eq(~held)]
-                with m.If(self.ranges.ready):
-                    m.d.sync += self.ranges.valid.eq(0)
-                with m.If(self.words.valid & self.words.ready):
-                    m.d.sync += [
-                        word.eq(self.words.payload.data),
-                        held.eq(1),
-                        # The first exponent word comes when the last mantissa piece has left.
-                        pieces_left.eq(Mux(in_mantissas, mantissa_pieces, exponent_pieces)),
-                        self.error.eq(self.error | self.words.payload.error),
-                    ]
-                with m.If(~held & ~in_mantissas & (exponents_left == 0)):
-                    m.next = "idle"
+        # ---- words become lines ----
+        fetch = data.View(layout, queue.r_data)
+        word_index = Signal(range(per_line))
+        line_index = Signal(11)
+        text = Signal(SEGMENT_ALIGN * 8)
+        end_of_line = word_index == per_line - 1
+        last_line = line_index == Mux(fetch.router, fetch.blocks << 1, fetch.blocks) - 1
+        taken = Signal()
+        m.d.comb += [
+            self.words.ready.eq(queue.r_rdy),
+            taken.eq(self.words.valid & queue.r_rdy),
+            queue.r_en.eq(taken & end_of_line & last_line),
+            self.line.mantissas.as_value().eq(text[: ROWS * 8]),
+            self.line.exponent.eq(text[ROWS * 8 :][:EXP_BITS].as_signed()),
+        ]
+        m.d.sync += self.valid.eq(taken & end_of_line)
+        with m.If(taken):
+            m.d.sync += [
+                text.word_select(word_index, arch.data_bits).eq(self.words.payload.data),
+                word_index.eq(Mux(end_of_line, 0, word_index + 1)),
+            ]
+        with m.If(taken & end_of_line):
+            m.d.sync += [
+                line_index.eq(Mux(last_line, 0, line_index + 1)),
+                self.line.half.eq(fetch.half),
+                self.line.slot.eq(fetch.slot),
+                self.line.token.eq(fetch.token),
+                self.line.router.eq(fetch.router),
+                self.line.first.eq((fetch.slot == 0) & (line_index == 0)),
+                self.line.start.eq(line_index == 0),
+                self.line.peak.eq(line_index == fetch.blocks - 1),
+                self.line.last.eq(fetch.last & last_line),
+            ]
+        with m.If(self.clear):
+            m.d.sync += self.error.eq(0)
+        with m.Elif(taken & self.words.payload.error):
+            m.d.sync += self.error.eq(1)
         return m

@@ -1,4 +1,4 @@
-"""The logits of a batch: stored as they come from the array, read token by token."""
+"""The logits of a job: stored as they come from the array, read token by token."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from amaranth.utils import exact_log2
 
 from moe_hw.arch import ACC_BITS, EXP_BITS, Arch
 from rtl_gen.arith import Pipeline
-from rtl_gen.types import result_layout, slot_bits
+from rtl_gen.types import count_bits, result_layout, slot_bits, token_bits
 
 SCAN_LATENCY = 5
 """Cycles from ``start`` to the first row."""
 
 
 class LogitMemory(wiring.Component):
-    """Stores the result words of a batch, then reads a token's logits one after another.
+    """Stores the result words of a job, then reads a token's logits one after another.
 
     Latency: ``SCAN_LATENCY``; throughput: a result word or a logit a cycle.
 
@@ -30,16 +30,18 @@ class LogitMemory(wiring.Component):
     -------
     results : In(stream of result_layout)
         A word a cycle, in any order, until the one marked ``last``; no more until ``release``.
-    groups : In
-        Result words of a token.
+    groups, tokens : In
+        Result words of a token; tokens of the batch.
     full : Out(1)
-        The batch is stored and can be scanned.
+        The job is stored and can be scanned.
     release : In(1)
-        Forget the batch.
-    token : In
-        The token that is scanned; held from its ``start`` until ``o_last``.
+        Forget the job.
+    first_token, last_slot, last_job : Out
+        Of the job that is stored: the token in slot 0, its last slot, and whether it has the batch's last token.
+    slot : In
+        The slot that is scanned; held from its ``start`` until ``o_last``.
     base_exponent : Out
-        That of ``token``, one cycle later.
+        That of ``slot``, one cycle later.
     start, rows : In
         Scan rows 0 to ``rows`` - 1; ``rows`` is held until ``o_last``.
     o_valid, o_last, o_row, o_logit : Out
@@ -55,7 +57,11 @@ class LogitMemory(wiring.Component):
                 "groups": In(range(-(-rows_max // arch.columns) + 1)),
                 "full": Out(1),
                 "release": In(1),
-                "token": In(slot_bits(arch)),
+                "tokens": In(count_bits(arch)),
+                "first_token": Out(token_bits(arch)),
+                "last_slot": Out(slot_bits(arch)),
+                "last_job": Out(1),
+                "slot": In(slot_bits(arch)),
                 "base_exponent": Out(signed(EXP_BITS)),
                 "start": In(1),
                 "rows": In(range(rows_max + 1)),
@@ -71,7 +77,7 @@ class LogitMemory(wiring.Component):
         arch = self.arch
         word = data.ArrayLayout(signed(ACC_BITS), arch.columns)
         m.submodules.logits = logits = Memory(shape=word, depth=arch.logit_words, init=[])
-        m.submodules.bases = bases = Memory(shape=signed(EXP_BITS), depth=arch.max_tokens, init=[])
+        m.submodules.bases = bases = Memory(shape=signed(EXP_BITS), depth=arch.slots, init=[])
         logit_write, logit_read = logits.write_port(), logits.read_port()
         base_write, base_read = bases.write_port(), bases.read_port()
 
@@ -98,15 +104,20 @@ class LogitMemory(wiring.Component):
             base_write.data.eq(p.base),
         ]
         with m.If(accept & result.last):
-            m.d.sync += accepting.eq(0)
+            m.d.sync += [
+                accepting.eq(0),
+                self.first_token.eq(result.of.token - result.slot),
+                self.last_slot.eq(result.slot),
+                self.last_job.eq(result.of.token == self.tokens - 1),
+            ]
         with m.If(p.valid & p.last):
             m.d.sync += self.full.eq(1)
         with m.If(self.release):
             m.d.sync += [accepting.eq(1), self.full.eq(0)]
 
-        m.d.comb += [base_read.addr.eq(self.token), self.base_exponent.eq(base_read.data)]
+        m.d.comb += [base_read.addr.eq(self.slot), self.base_exponent.eq(base_read.data)]
         first = Signal(range(arch.logit_words))
-        m.d.sync += first.eq(self.token * self.groups)
+        m.d.sync += first.eq(self.slot * self.groups)
         column_bits = exact_log2(arch.columns)
         scanning = Signal()
         row = Signal.like(self.o_row)

@@ -30,12 +30,10 @@ class PlaneLoader(wiring.Component):
 
     Members
     -------
-    start : In(1)
-        Pulse before the first vector of a phase: load its first pass.
     swap : In(1)
         The loaded codes become the active ones in this cycle. Only when ``full``.
-    last_pass, more : In(1)
-        Of the pass that is swapped in: the next one is of another tile; there is a next one in this phase.
+    last_pass : In(1)
+        Of the pass that is swapped in: the next one is of another tile.
     full : Out(1)
         The shadow codes are complete.
     beat_ready : In(1), beat_pop : Out(1)
@@ -48,10 +46,8 @@ class PlaneLoader(wiring.Component):
         self.arch = arch
         super().__init__(
             {
-                "start": In(1),
                 "swap": In(1),
                 "last_pass": In(1),
-                "more": In(1),
                 "full": Out(1),
                 "beat_ready": In(1),
                 "beat_pop": Out(1),
@@ -61,25 +57,21 @@ class PlaneLoader(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        loading = Signal()
         index = Signal(range(PLANES_PER_PASS))
         address = Signal.like(self.plane.address)
-        next_signed = Signal()
-        next_pass = self.swap & self.more
+        next_signed = Signal(init=1)
         load = self.plane.load
         m.d.comb += [
-            load.eq((loading | next_pass) & self.beat_ready),
+            load.eq((~self.full | self.swap) & self.beat_ready),
             self.beat_pop.eq(load),
             self.plane.first.eq(index == 0),
             self.plane.signed.eq(Mux(self.swap, self.last_pass, next_signed)),
             self.plane.address.eq(address),
         ]
-        with m.If(self.start | next_pass):
-            m.d.sync += [loading.eq(1), next_signed.eq(self.start | self.last_pass)]
         with m.If(self.swap):
-            m.d.sync += self.full.eq(0)
+            m.d.sync += [self.full.eq(0), next_signed.eq(self.last_pass)]
         with m.If(load):
             m.d.sync += [index.eq(index + 1), address.eq(address + 1)]
             with m.If(index == PLANES_PER_PASS - 1):
-                m.d.sync += [loading.eq(0), self.full.eq(1)]
+                m.d.sync += self.full.eq(1)
         return m

@@ -6,11 +6,12 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from moe_hw.arch import ACC_BITS, Arch
 from moe_hw.tables import SIGMOID_STEPS, SIGMOID_VALUES
 from rtl_gen.arith import Pipeline, align16, bit_length, magnitude, round16
-from rtl_gen.types import hidden_value_layout, layer_layout, result_layout
+from rtl_gen.types import hidden_values_layout, layer_layout, result_layout
 
 ONE = 1 << 16
 """One, as a value of the sigmoid."""
@@ -40,8 +41,8 @@ class Post(wiring.Component):
         Accumulators of one slot and column group.
     layer : In(layer_layout())
         The layer at work, stable while there are results.
-    values : Out(stream of hidden_value_layout(arch))
-        ``columns / 2`` activations for each result, in order. Latency: ``LATENCY``; throughput: one a cycle.
+    values : Out(stream of hidden_values_layout(arch))
+        ``columns / 2`` activations for each result, in order. Latency: ``LATENCY``; throughput: ``lanes`` a cycle.
     """
 
     def __init__(self, arch: Arch):
@@ -50,7 +51,7 @@ class Post(wiring.Component):
             {
                 "results": In(stream.Signature(result_layout(arch))),
                 "layer": In(layer_layout()),
-                "values": Out(stream.Signature(hidden_value_layout(arch))),
+                "values": Out(stream.Signature(hidden_values_layout(arch))),
             }
         )
 
@@ -58,51 +59,63 @@ class Post(wiring.Component):
         m = Module()
         enable = Signal()
         m.d.comb += enable.eq(~self.values.valid | self.values.ready)
-        p = self._pairs(m, enable)
-        self._normalise(p)
-        self._sigmoid(m, p, enable)
-        self._multiply(p)
-
         out = self.values.payload
-        m.d.comb += [
-            self.values.valid.eq(p.valid),
-            out.slot.eq(p.slot),
-            out.neuron.eq(p.neuron),
-            out.sign.eq(p.negative),
-            out.mantissa.eq(p.mantissa),
-            out.exponent.eq(p.exponent),
-            out.last.eq(p.last),
-        ]
+        for lane, p in enumerate(self._pairs(m, enable)):
+            self._normalise(p)
+            self._sigmoid(m, p, enable, lane)
+            self._multiply(p)
+            value = out.values[lane]
+            m.d.comb += [value.sign.eq(p.negative), value.mantissa.eq(p.mantissa), value.exponent.eq(p.exponent)]
+            if lane == 0:
+                m.d.comb += [
+                    self.values.valid.eq(p.valid),
+                    out.slot.eq(p.slot),
+                    out.place.eq(p.place),
+                    out.shared.eq(p.shared),
+                    out.neuron.eq(p.neuron),
+                    out.last.eq(p.last),
+                ]
         return m
 
-    def _pairs(self, m: Module, enable: Signal) -> Pipeline:
-        """Holds a result and shifts it out pair by pair."""
-        pairs = self.arch.columns // 2
+    def _pairs(self, m: Module, enable: Signal) -> list[Pipeline]:
+        """Holds a result and shifts it out, a pair for each lane at a time."""
+        lanes = self.arch.lanes
+        steps = self.arch.columns // 2 // lanes
         word = Signal(result_layout(self.arch))
         held = Signal()
-        pair = Signal(range(pairs))
-        last_pair = Signal()
+        step = Signal(range(steps))
+        last_step = Signal()
         m.d.comb += [
-            last_pair.eq(pair == pairs - 1),
-            self.results.ready.eq(~held | (enable & last_pair)),
+            last_step.eq(step == steps - 1),
+            self.results.ready.eq(~held | (enable & last_step)),
         ]
         with m.If(self.results.ready):
-            m.d.sync += [word.eq(self.results.payload), held.eq(self.results.valid), pair.eq(0)]
+            m.d.sync += [word.eq(self.results.payload), held.eq(self.results.valid), step.eq(0)]
         with m.Elif(enable):
-            m.d.sync += [pair.eq(pair + 1), word.acc.eq(word.acc.as_value() >> 2 * ACC_BITS)]
+            m.d.sync += [step.eq(step + 1), word.acc.eq(word.acc.as_value() >> 2 * lanes * ACC_BITS)]
 
         layer = self.layer
-        p = Pipeline(m, held, enable)
-        p.stage(
-            gate=word.acc[0],
-            up=word.acc[1],
-            gate_exponent=word.base_exponent + Mux(word.shared, layer.shared_gate_exponent, layer.gate_exponent),
-            up_exponent=word.base_exponent + Mux(word.shared, layer.shared_up_exponent, layer.up_exponent),
-            slot=word.slot,
-            neuron=Cat(pair, word.group)[:16],
-            last=word.last & last_pair,
-        )
-        return p
+        pipelines = []
+        for lane in range(lanes):
+            p = Pipeline(m, held, enable)
+            which = {}
+            if lane == 0:
+                which = {
+                    "slot": word.slot,
+                    "place": word.of.place,
+                    "shared": word.shared,
+                    "neuron": Cat(Const(0, exact_log2(lanes)), step, word.group)[:16],
+                    "last": word.last & last_step,
+                }
+            p.stage(
+                gate=word.acc[2 * lane],
+                up=word.acc[2 * lane + 1],
+                gate_exponent=word.base_exponent + Mux(word.shared, layer.shared_gate_exponent, layer.gate_exponent),
+                up_exponent=word.base_exponent + Mux(word.shared, layer.shared_up_exponent, layer.up_exponent),
+                **which,
+            )
+            pipelines.append(p)
+        return pipelines
 
     def _normalise(self, p: Pipeline) -> None:
         """Mantissas and exponents of gate and up."""
@@ -126,7 +139,7 @@ class Post(wiring.Component):
             up_exponent=None,
         )
 
-    def _sigmoid(self, m: Module, p: Pipeline, enable: Signal) -> None:
+    def _sigmoid(self, m: Module, p: Pipeline, enable: Signal, lane: int) -> None:
         """Sigmoid of the gate, and meanwhile gate times up."""
         # The argument is `4 * mantissa >> back`. A `back` below 0 is beyond the table; 18 and more leave 0.
         back = -p.gate_exponent - 12
@@ -140,7 +153,7 @@ class Post(wiring.Component):
         p.stage(z=((p.gate << 2) >> p.back)[:18], gate=None, back=None)
 
         pieces = [{"value": int(v), "rise": int(w)} for v, w in zip(SIGMOID_VALUES, SIGMOID_STEPS, strict=False)]
-        m.submodules.table = table = Memory(shape=sigmoid_layout(), depth=len(pieces), init=pieces)
+        m.submodules[f"table_{lane}"] = table = Memory(shape=sigmoid_layout(), depth=len(pieces), init=pieces)
         read = table.read_port()
         m.d.comb += [read.en.eq(enable), read.addr.eq(p.z[9:])]
         p.stage(rest=p.z[:9], z=None)

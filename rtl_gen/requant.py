@@ -7,10 +7,11 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from moe_hw.arch import EXP_BITS, EXP_MIN, EXP_ZERO, ROWS, Arch
 from rtl_gen.arith import Pipeline, round_halves, shift_halves
-from rtl_gen.types import hidden_block_layout, hidden_value_layout, slot_bits
+from rtl_gen.types import hidden_block_layout, hidden_value_layout, hidden_values_layout, place_bits, slot_bits
 
 SHORTER = 9
 """Bits that the magnitude of an int8 mantissa is shorter than a 16-bit one."""
@@ -19,14 +20,18 @@ LATENCY = 42
 """Cycles from a block's last value to the block."""
 
 
-def value_layout() -> data.StructLayout:
-    """A hidden activation in the buffer."""
-    return data.StructLayout({"sign": 1, "mantissa": 16, "exponent": signed(EXP_BITS)})
-
-
 def complete_layout(arch: Arch) -> data.StructLayout:
     """A block in the buffer that waits to be flushed, with its largest exponent."""
-    return data.StructLayout({"slot": slot_bits(arch), "block": 10, "exponent": signed(EXP_BITS), "last": 1})
+    return data.StructLayout(
+        {
+            "slot": slot_bits(arch),
+            "place": place_bits(arch),
+            "shared": 1,
+            "block": 11,
+            "exponent": signed(EXP_BITS),
+            "last": 1,
+        }
+    )
 
 
 class Requant(wiring.Component):
@@ -42,25 +47,28 @@ class Requant(wiring.Component):
 
     Members
     -------
-    values : In(stream of hidden_value_layout(arch))
+    values : In(stream of hidden_values_layout(arch))
         A slot's neurons in order, from 0; slots may alternate. Zeros have exponent ``EXP_MIN``.
     blocks : Out(stream of hidden_block_layout(arch))
-        Blocks in the order in which they were complete. Latency: ``LATENCY``; throughput: a value a cycle.
+        Blocks in the order in which they were complete. Latency: ``LATENCY``; throughput: ``lanes`` values a cycle.
     """
 
     def __init__(self, arch: Arch):
         self.arch = arch
         super().__init__(
             {
-                "values": In(stream.Signature(hidden_value_layout(arch))),
+                "values": In(stream.Signature(hidden_values_layout(arch))),
                 "blocks": Out(stream.Signature(hidden_block_layout(arch))),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        halves = 2 * self.arch.max_tokens
-        m.submodules.buffer = buffer = Memory(shape=value_layout(), depth=halves * ROWS, init=[])
+        lanes = self.arch.lanes
+        self._steps = ROWS // lanes  # words of a block
+        halves = 2 * self.arch.slots
+        word = data.ArrayLayout(hidden_value_layout(), lanes)
+        m.submodules.buffer = buffer = Memory(shape=word, depth=halves * self._steps, init=[])
         # With a place for every half it cannot be full.
         m.submodules.complete = complete = SyncFIFOBuffered(width=complete_layout(self.arch).size, depth=halves)
         pending = Signal(halves)
@@ -70,34 +78,45 @@ class Requant(wiring.Component):
 
     def _fill(self, m: Module, buffer: Memory, complete: SyncFIFOBuffered, pending: Signal) -> None:
         """Stores values and keeps the largest exponent of every slot's block."""
-        value = self.values.payload
-        place, block = value.neuron[:5], value.neuron[5:]
+        # Stage 1 holds the values while the largest exponent of the lanes is found.
+        held = Signal()
+        value = Signal(hidden_values_layout(self.arch))
+        peak = Signal(signed(EXP_BITS))
+        go = Signal()
+        peaks = [lane.exponent for lane in self.values.payload.values]
+        while len(peaks) > 1:
+            peaks = [Mux(a > b, a, b) for a, b in zip(peaks[::2], peaks[1::2], strict=True)]
+        m.d.comb += self.values.ready.eq(~held | go)
+        with m.If(self.values.ready):
+            m.d.sync += [held.eq(self.values.valid), value.eq(self.values.payload), peak.eq(peaks[0])]
+
+        place, block = value.neuron[exact_log2(self.arch.lanes) : 5], value.neuron[5:]
         half = Cat(block[0], value.slot)
         write = buffer.write_port()
         m.d.comb += [
-            self.values.ready.eq(~pending.bit_select(half, 1)),
-            write.en.eq(self.values.valid & self.values.ready),
+            go.eq(held & ~pending.bit_select(half, 1)),
+            write.en.eq(go),
             write.addr.eq(Cat(place, half)),
-            write.data.sign.eq(value.sign),
-            write.data.mantissa.eq(value.mantissa),
-            write.data.exponent.eq(value.exponent),
+            write.data.eq(value["values"]),
         ]
 
         # Read and written in one cycle: values of a slot follow each other.
-        m.submodules.largest = largest = Memory(shape=signed(EXP_BITS), depth=self.arch.max_tokens, init=[])
+        m.submodules.largest = largest = Memory(shape=signed(EXP_BITS), depth=self.arch.slots, init=[])
         before, after = largest.read_port(domain="comb"), largest.write_port()
-        larger = (place == 0) | (value.exponent > before.data)
+        larger = (place == 0) | (peak > before.data)
         m.d.comb += [
             before.addr.eq(value.slot),
             after.addr.eq(value.slot),
-            after.en.eq(write.en),
-            after.data.eq(Mux(larger, value.exponent, before.data)),
+            after.en.eq(go),
+            after.data.eq(Mux(larger, peak, before.data)),
         ]
 
         entry = data.View(complete_layout(self.arch), complete.w_data)
         m.d.comb += [
-            complete.w_en.eq(write.en & (place == ROWS - 1)),
+            complete.w_en.eq(go & (place == self._steps - 1)),
             entry.slot.eq(value.slot),
+            entry.place.eq(value.place),
+            entry.shared.eq(value.shared),
             entry.block.eq(block),
             entry.exponent.eq(after.data),
             entry.last.eq(value.last),
@@ -111,38 +130,51 @@ class Requant(wiring.Component):
         m.d.comb += enable.eq(~self.blocks.valid | self.blocks.ready)
         entry = data.View(complete_layout(self.arch), complete.r_data)
         half = Cat(entry.block[0], entry.slot)
-        place = Signal(range(ROWS))
+        place = Signal(range(self._steps))
+        last_place = place == self._steps - 1
         read = buffer.read_port()
         m.d.comb += [
             read.en.eq(enable),
             read.addr.eq(Cat(place, half)),
-            complete.r_en.eq(enable & (place == ROWS - 1)),
+            complete.r_en.eq(enable & last_place),
         ]
         with m.If(enable & complete.r_rdy):
-            m.d.sync += place.eq(place + 1)
+            m.d.sync += place.eq(Mux(last_place, 0, place + 1))
         with m.If(complete.r_en & complete.r_rdy):
             m.d.sync += pending.bit_select(half, 1).eq(0)
 
-        p = Pipeline(m, complete.r_rdy, enable)
-        p.stage(slot=entry.slot, block=entry.block, largest=entry.exponent, last=entry.last, complete=place == ROWS - 1)
-        p.stage(sign=read.data.sign, mantissa=read.data.mantissa, exponent=read.data.exponent)
-        p.stage(amount=SHORTER + p.largest - p.exponent, exponent=None)
-        p.stage(amount=Mux(p.amount > 31, 31, p.amount)[:5])
-        p.stage(halves=shift_halves(p.mantissa, p.amount), mantissa=None, amount=None)
-        p.stage(magnitude=round_halves(p.halves)[:8], halves=None)
-        self._collect(m, p, enable)
+        lanes = []
+        for lane in range(self.arch.lanes):
+            p = Pipeline(m, complete.r_rdy, enable)
+            which = {}
+            if lane == 0:
+                which = {"place": entry.place, "shared": entry.shared, "block": entry.block, "last": entry.last}
+                which["complete"] = last_place
+            p.stage(largest=entry.exponent, **which)
+            value = read.data[lane]
+            p.stage(sign=value.sign, mantissa=value.mantissa, exponent=value.exponent)
+            p.stage(amount=SHORTER + p.largest - p.exponent, exponent=None)
+            p.stage(amount=Mux(p.amount > 31, 31, p.amount)[:5])
+            p.stage(halves=shift_halves(p.mantissa, p.amount), mantissa=None, amount=None)
+            p.stage(magnitude=round_halves(p.halves)[:8], halves=None)
+            lanes.append(p)
+        self._collect(m, lanes, enable)
 
-    def _collect(self, m: Module, p: Pipeline, enable: Value) -> None:
+    def _collect(self, m: Module, lanes: list[Pipeline], enable: Value) -> None:
         """Shifts 32 mantissas into a block."""
         block = self.blocks.payload
-        clipped = Mux(p.magnitude[7], 127, p.magnitude)
-        mantissa = Mux(p.sign, -clipped, clipped)[:8]
+        mantissas = []
+        for p in lanes:
+            clipped = Mux(p.magnitude[7], 127, p.magnitude)
+            mantissas.append(Mux(p.sign, -clipped, clipped)[:8])
+        p = lanes[0]
         with m.If(enable):
             m.d.sync += self.blocks.valid.eq(p.valid & p.complete)
         with m.If(enable & p.valid):
             m.d.sync += [
-                block.mantissas.eq(Cat(block.mantissas.as_value()[8:], mantissa)),
-                block.slot.eq(p.slot),
+                block.mantissas.eq(Cat(block.mantissas.as_value()[8 * len(lanes) :], *mantissas)),
+                block.place.eq(p.place),
+                block.shared.eq(p.shared),
                 block.block.eq(p.block),
                 block.exponent.eq(Mux(p.largest == EXP_MIN, EXP_ZERO, p.largest + SHORTER)),
                 block.last.eq(p.last),

@@ -1,4 +1,4 @@
-"""The router unit: stores the logits of a batch, then chooses and weighs the experts of each token."""
+"""The router unit: stores the logits of a job, then chooses and weighs the experts of each token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rtl_gen.types import expert_bits, layer_layout, result_layout, route_layout
 class Router(wiring.Component):
     """Turns the router's accumulators into routes.
 
-    Results are stored, one word a cycle, until the one marked ``last``; then no more are taken until the batch is
+    Results are stored, one word a cycle, until the one marked ``last``; then no more are taken until the job is
     routed.
 
     Latency and throughput: a token takes a cycle for each logit (two, if its softmax is over all experts), about 8
@@ -32,13 +32,15 @@ class Router(wiring.Component):
     Members
     -------
     results : In(stream of result_layout)
-        Accumulators of kind ROUTER; ``slot`` is the token.
+        Accumulators of kind ROUTER; tokens in order.
     layer : In(layer_layout)
         Stable from two cycles before the first result to the last route.
     routes : Out(stream of route_layout)
         For each token its choices in descending order, then the shared expert's entry if there is one.
     busy : Out(1)
-        A batch is stored and not yet routed.
+        A job is stored and not yet routed.
+    job_done : Out(1)
+        Pulse: it is routed.
     """
 
     def __init__(self, arch: Arch):
@@ -49,6 +51,7 @@ class Router(wiring.Component):
                 "layer": In(layer_layout()),
                 "routes": Out(stream.Signature(route_layout(arch))),
                 "busy": Out(1),
+                "job_done": Out(1),
             }
         )
 
@@ -62,7 +65,8 @@ class Router(wiring.Component):
         m.submodules.exponential = exponential = Exponential()
         m.submodules.softmax = softmax = Softmax(arch)
         wiring.connect(m, wiring.flipped(self.results), memory.results)
-        token = Signal(slot_bits(arch))
+        slot = Signal(slot_bits(arch))
+        last_slot = slot == memory.last_slot
         rows = Signal.like(memory.rows)
         exponent_a = Signal(signed(EXP_BITS + 1))
         shift = ARGUMENT_BITS - ARGUMENT_UNIT - exponent_a
@@ -73,7 +77,8 @@ class Router(wiring.Component):
             exponential.shift.eq(Mux(shift < 0, 0, Mux(shift > 127, 127, shift))),
         ]
         m.d.comb += [
-            memory.token.eq(token),
+            memory.slot.eq(slot),
+            memory.tokens.eq(layer.tokens),
             topk.entry.key.eq(memory.o_logit),
             topk.entry.index.eq(memory.o_row),
             self.busy.eq(memory.full),
@@ -105,16 +110,16 @@ class Router(wiring.Component):
         weight = softmax.weights.payload
         one = shared & ~layer.shared_gate  # a shared expert without a gate
         m.d.comb += [
-            route.token.eq(token),
+            route.token.eq(memory.first_token + slot),
             route.expert.eq(Mux(shared, layer.experts, chosen_read.data)),
             route.weight.mantissa.eq(Mux(one, 1 << 15, weight.mantissa)),
             route.weight.exponent.eq(Mux(one, -15, weight.exponent)),
-            route.last.eq(last_entry & (shared | (layer.shared_blocks == 0)) & (token == layer.tokens - 1)),
+            route.last.eq(last_entry & (shared | (layer.shared_blocks == 0)) & last_slot & memory.last_job),
         ]
 
         with m.FSM():
             with m.State("STORE"):
-                m.d.sync += token.eq(0)
+                m.d.sync += slot.eq(0)
                 with m.If(memory.full):
                     m.next = "START"
 
@@ -176,9 +181,9 @@ class Router(wiring.Component):
                     with m.Else():
                         m.d.sync += shared.eq(0)
                         m.next = "START"
-                        with m.If(token == layer.tokens - 1):
-                            m.d.comb += memory.release.eq(1)
+                        with m.If(last_slot):
+                            m.d.comb += [memory.release.eq(1), self.job_done.eq(1)]
                             m.next = "STORE"
                         with m.Else():
-                            m.d.sync += token.eq(token + 1)
+                            m.d.sync += slot.eq(slot + 1)
         return m

@@ -7,8 +7,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from moe_hw.arch import Arch
-from rtl_gen.expert_queues import entry_layout, place_bits
-from rtl_gen.types import expert_bits
+from rtl_gen.expert_queues import entry_layout
+from rtl_gen.types import expert_bits, place_bits
 
 FLOAT_BIAS = 127
 """Bias of a float32 exponent."""
@@ -45,6 +45,8 @@ class RoutingRecord(wiring.Component):
         Read port of the entries; ``entry`` follows its place by one cycle.
     words : Out(stream of 32 bits)
         For each entry, its expert and its weight.
+    idle : Out(1)
+        All words have been taken.
     """
 
     def __init__(self, arch: Arch):
@@ -56,6 +58,7 @@ class RoutingRecord(wiring.Component):
                 "place": Out(place_bits(arch)),
                 "entry": In(entry_layout(arch)),
                 "words": Out(stream.Signature(32)),
+                "idle": Out(1),
             }
         )
 
@@ -65,6 +68,7 @@ class RoutingRecord(wiring.Component):
         weight = Signal(32)
         with m.FSM():
             with m.State("IDLE"):
+                m.d.comb += self.idle.eq(1)
                 m.d.sync += self.place.eq(0)
                 with m.If(self.start):
                     m.next = "FETCH"
@@ -73,7 +77,7 @@ class RoutingRecord(wiring.Component):
                 m.next = "CONVERT"
 
             with m.State("CONVERT"):
-                m.d.sync += [expert.eq(self.entry.expert), weight.eq(float_bits(self.entry.slot.weight))]
+                m.d.sync += [expert.eq(self.entry.expert), weight.eq(float_bits(self.entry.weight))]
                 m.next = "EXPERT"
 
             with m.State("EXPERT"):

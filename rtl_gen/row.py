@@ -1,4 +1,4 @@
-"""One row of the systolic array: its banks of the expert and token buffers, and its multipliers."""
+"""One row of the systolic array: its banks of the expert and vector buffers, and its multipliers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def command_layout(arch: Arch) -> data.StructLayout:
             "load_signed": 1,  # and that plane is a sign
             "plane_address": bits_for(arch.expert_beats - 1),
             "swap": 1,  # the shadow codes become the active ones, for this cycle's vector on
-            "x_address": bits_for(arch.token_blocks - 1),
+            "x_address": bits_for(arch.vector_blocks - 1),
         }
     )
 
@@ -37,7 +37,7 @@ def command_layout(arch: Arch) -> data.StructLayout:
 class Row(wiring.Component):
     """One row of processing elements, two columns to a multiplier.
 
-    A command reads the expert bank and the token bank in its first cycle, moves planes and codes in the second,
+    A command reads the expert bank and the vector bank in its first cycle, moves planes and codes in the second,
     multiplies in the third and adds to the partial sums from the row above in the fourth.
     All members are plain signals, so that the row can be emitted once and instantiated by name.
 
@@ -56,7 +56,7 @@ class Row(wiring.Component):
     plane_write : In(1), plane_address : In, plane : In(columns)
         Write port of the expert bank.
     x_write : In(1), x_address : In, x : In(8)
-        Write port of the token bank.
+        Write port of the vector bank.
     """
 
     def __init__(self, arch: Arch):
@@ -71,7 +71,7 @@ class Row(wiring.Component):
                 "plane_address": In(bits_for(arch.expert_beats - 1)),
                 "plane": In(arch.columns),
                 "x_write": In(1),
-                "x_address": In(bits_for(arch.token_blocks - 1)),
+                "x_address": In(bits_for(arch.vector_blocks - 1)),
                 "x": In(8),
             }
         )
@@ -83,9 +83,9 @@ class Row(wiring.Component):
         m.submodules.expert_bank = expert_bank = Memory(shape=arch.columns, depth=arch.expert_beats, init=[])
         plane_write = expert_bank.write_port()
         plane_read = expert_bank.read_port()
-        m.submodules.token_bank = token_bank = Memory(shape=8, depth=arch.token_blocks, init=[])
-        x_write = token_bank.write_port()
-        x_read = token_bank.read_port()
+        m.submodules.vector_bank = vector_bank = Memory(shape=8, depth=arch.vector_blocks, init=[])
+        x_write = vector_bank.write_port()
+        x_read = vector_bank.read_port()
         m.d.comb += [
             plane_write.en.eq(self.plane_write),
             plane_write.addr.eq(self.plane_address),

@@ -19,11 +19,18 @@ TILE_BITS = 26
 RELEASE_DELAY = ROWS + 6
 """Cycles from a load command's decision until the last row has read the plane, and may lose it."""
 
-SCALE_BEATS = 64
-"""Scale beats that can wait for their tiles."""
-
 SEGMENTS = 4
 """Segments that can wait for their words."""
+
+
+def scale_beats(arch: Arch) -> int:
+    """Scale beats that can wait for their tiles.
+
+    All that the expert buffer's credits allow on their way: one in 17 beats, and a partial one for each segment. They
+    must not stop the bus, on which the vectors that the array waits for may come behind them.
+    """
+    return arch.expert_beats // (TILES_PER_SCALE_BEAT * PLANES_PER_PASS) + 2 * SEGMENTS + 8
+
 
 
 class Streamer(wiring.Component):
@@ -162,7 +169,7 @@ class Streamer(wiring.Component):
             m.d.sync += self.error.eq(1)
 
         # ---- beats are scales or planes ----
-        m.submodules.scale_queue = scale_queue = SyncFIFOBuffered(width=arch.beat_bits, depth=SCALE_BEATS)
+        m.submodules.scale_queue = scale_queue = SyncFIFOBuffered(width=arch.beat_bits, depth=scale_beats(arch))
         tiles_left = Signal(TILE_BITS)
         tile_passes = Signal(3)
         planes_left = Signal(range(TILES_PER_SCALE_BEAT * PLANES_PER_PASS * 8))

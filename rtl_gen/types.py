@@ -8,7 +8,10 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, exact_log2
 
 from moe_hw.arch import ACC_BITS, EXP_BITS, ROWS, SEGMENT_ALIGN, Arch
-from moe_hw.registers import LAYER
+from moe_hw.registers import COMMAND, LAYER
+
+CUT_WORDS = ("tokens", "slots", "chunk_blocks", "chunk_stride", "shared_chunk_stride")
+"""Words of a command that belong to the layer at work."""
 
 
 class Kind(enum.Enum, shape=2):
@@ -20,8 +23,23 @@ class Kind(enum.Enum, shape=2):
 
 
 def slot_bits(arch: Arch) -> int:
-    """Bits of a token number, and of a slot: a token's place in the job at hand."""
+    """Bits of a slot: a vector's place in the job at hand."""
+    return max(1, bits_for(arch.slots - 1))
+
+
+def token_bits(arch: Arch) -> int:
+    """Bits of a token's number in the batch."""
     return max(1, bits_for(arch.max_tokens - 1))
+
+
+def count_bits(arch: Arch) -> int:
+    """Bits of a number of tokens."""
+    return bits_for(arch.max_tokens)
+
+
+def place_bits(arch: Arch) -> int:
+    """Bits of the place of a choice: choices are numbered token by token, the shared expert's last."""
+    return bits_for(arch.queue_entries - 1)
 
 
 def expert_bits(arch: Arch) -> int:
@@ -35,13 +53,21 @@ def address_bits(arch: Arch) -> int:
 
 
 def layer_layout() -> data.StructLayout:
-    """A layer descriptor, without its magic word, and the number of tokens of the command."""
+    """A layer descriptor without its magic word, and how the command cuts the batch."""
+    words = {word.name: word for word in (*LAYER.words, *COMMAND.words)}
+    names = [word.name for word in LAYER.words if word.name != "magic"]
     fields: dict[str, Shape] = {
-        word.name: signed(word.bits) if word.signed else unsigned(word.bits)
-        for word in LAYER.words
-        if word.name != "magic"
+        name: signed(words[name].bits) if words[name].signed else unsigned(words[name].bits)
+        for name in (*names, *CUT_WORDS)
     }
-    return data.StructLayout({**fields, "tokens": unsigned(16)})
+    return data.StructLayout(fields)
+
+
+def groups_of(arch: Arch, blocks: Value) -> Value:
+    """Column groups of ``blocks`` blocks of 32 rows of a matrix."""
+    if arch.columns <= ROWS:
+        return blocks << exact_log2(ROWS // arch.columns)
+    return (blocks + arch.columns // ROWS - 1) >> exact_log2(arch.columns // ROWS)
 
 
 def router_groups(arch: Arch, layer: data.View) -> Value:
@@ -51,12 +77,7 @@ def router_groups(arch: Arch, layer: data.View) -> Value:
 
 def up_groups(arch: Arch, inter_blocks: Value) -> Value:
     """Column groups of a gate_up matrix: a row for the gate and one for the up of each neuron."""
-    return inter_blocks << exact_log2(2 * ROWS // arch.columns)
-
-
-def down_groups(arch: Arch, layer: data.View) -> Value:
-    """Column groups of a down matrix."""
-    return layer.hidden_blocks << exact_log2(ROWS // arch.columns)
+    return groups_of(arch, inter_blocks << 1)
 
 
 def weight_layout() -> data.StructLayout:
@@ -68,7 +89,7 @@ def route_layout(arch: Arch) -> data.StructLayout:
     """One choice of the router; ``last`` marks the batch's last one."""
     return data.StructLayout(
         {
-            "token": unsigned(slot_bits(arch)),
+            "token": unsigned(token_bits(arch)),
             "expert": unsigned(expert_bits(arch)),
             "weight": weight_layout(),
             "last": unsigned(1),
@@ -77,8 +98,10 @@ def route_layout(arch: Arch) -> data.StructLayout:
 
 
 def slot_layout(arch: Arch) -> data.StructLayout:
-    """A slot of the slot table: which token it is and the weight of its result."""
-    return data.StructLayout({"token": unsigned(slot_bits(arch)), "weight": weight_layout()})
+    """A slot of the slot table: a token, and the place and the weight of the choice that is worked on."""
+    return data.StructLayout(
+        {"token": unsigned(token_bits(arch)), "place": unsigned(place_bits(arch)), "weight": weight_layout()}
+    )
 
 
 def segment_layout(arch: Arch) -> data.StructLayout:
@@ -93,33 +116,54 @@ def segment_layout(arch: Arch) -> data.StructLayout:
     )
 
 
-def job_layout(arch: Arch) -> data.StructLayout:
-    """Work for the array: the router matrix, or one expert's two matrices, for slots 0 to ``slots`` - 1."""
+def fetch_layout(arch: Arch) -> data.StructLayout:
+    """A vector to load: ``blocks`` lines of 64 bytes from ``address``, for a token's router job as many again.
+
+    ``last`` marks the job's last one.
+    """
     return data.StructLayout(
         {
+            "address": unsigned(address_bits(arch)),
+            "blocks": unsigned(10),
             "router": unsigned(1),
-            "shared": unsigned(1),
-            "parity": unsigned(1),
-            "slots": unsigned(bits_for(arch.max_tokens)),
+            "half": unsigned(1),
+            "slot": unsigned(slot_bits(arch)),
+            "token": unsigned(token_bits(arch)),
+            "last": unsigned(1),
         }
     )
 
 
-def result_layout(arch: Arch) -> data.StructLayout:
-    """One token's finished accumulators of a column group.
+def job_layout(arch: Arch) -> data.StructLayout:
+    """Work for the array: ``groups`` column groups of a matrix for the vectors of slots 0 to ``slots`` - 1.
 
-    ``base_exponent`` is that of the vector that was multiplied (E or E_hidden of ``docs/numerics.md``);
-    ``last`` marks the last group of the last slot of a phase.
+    ``half`` is the half of the slot table and of the vector buffer that they are in.
     """
     return data.StructLayout(
         {
             "kind": Kind,
             "shared": unsigned(1),
-            "parity": unsigned(1),
+            "half": unsigned(1),
+            "slots": unsigned(bits_for(arch.slots)),
+            "groups": unsigned(16),
+        }
+    )
+
+
+def result_layout(arch: Arch) -> data.StructLayout:
+    """One vector's finished accumulators of a column group.
+
+    ``base_exponent`` is that of the vector that was multiplied (E or E_hidden of ``docs/numerics.md``);
+    ``last`` marks the last group of the last slot of a job.
+    """
+    return data.StructLayout(
+        {
+            "kind": Kind,
+            "shared": unsigned(1),
             "last": unsigned(1),
             "slot": unsigned(slot_bits(arch)),
-            "token": unsigned(slot_bits(arch)),
             "group": unsigned(16),
+            "of": slot_layout(arch),
             "base_exponent": signed(EXP_BITS),
             "token_exponent": signed(EXP_BITS),
             "acc": data.ArrayLayout(signed(ACC_BITS), arch.columns),
@@ -127,15 +171,20 @@ def result_layout(arch: Arch) -> data.StructLayout:
     )
 
 
-def hidden_value_layout(arch: Arch) -> data.StructLayout:
-    """One hidden activation, ``(-1)**sign * mantissa * 2**exponent``; ``last`` marks the last of a job."""
+def hidden_value_layout() -> data.StructLayout:
+    """One hidden activation, ``(-1)**sign * mantissa * 2**exponent``."""
+    return data.StructLayout({"sign": 1, "mantissa": 16, "exponent": signed(EXP_BITS)})
+
+
+def hidden_values_layout(arch: Arch) -> data.StructLayout:
+    """Hidden activations of ``lanes`` neurons from ``neuron`` on; ``last`` marks the last of a job."""
     return data.StructLayout(
         {
             "slot": unsigned(slot_bits(arch)),
+            "place": unsigned(place_bits(arch)),
+            "shared": unsigned(1),
             "neuron": unsigned(16),
-            "sign": unsigned(1),
-            "mantissa": unsigned(16),
-            "exponent": signed(EXP_BITS),
+            "values": data.ArrayLayout(hidden_value_layout(), arch.lanes),
             "last": unsigned(1),
         }
     )
@@ -145,8 +194,9 @@ def hidden_block_layout(arch: Arch) -> data.StructLayout:
     """A re-quantised block of 32 hidden activations; ``last`` marks the last of a job."""
     return data.StructLayout(
         {
-            "slot": unsigned(slot_bits(arch)),
-            "block": unsigned(10),
+            "place": unsigned(place_bits(arch)),
+            "shared": unsigned(1),
+            "block": unsigned(11),
             "exponent": signed(EXP_BITS),
             "mantissas": data.ArrayLayout(signed(8), ROWS),
             "last": unsigned(1),
@@ -158,10 +208,10 @@ class SlotRead(wiring.Signature):
     """A read port of the slot table, from the reader's side; ``data`` follows the address by one cycle.
 
     Members:
-        parity: the job's half of the table.
+        half: the job's half of the table.
         index: the slot.
         data: what the slot holds, a :func:`slot_layout`.
     """
 
     def __init__(self, arch: Arch):
-        super().__init__({"parity": Out(1), "index": Out(slot_bits(arch)), "data": In(slot_layout(arch))})
+        super().__init__({"half": Out(1), "index": Out(slot_bits(arch)), "data": In(slot_layout(arch))})

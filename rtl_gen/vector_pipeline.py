@@ -15,8 +15,8 @@ from rtl_gen.array import LATENCY
 from rtl_gen.delay import Delay
 from rtl_gen.plane_loader import plane_layout
 from rtl_gen.row import command_layout
-from rtl_gen.token_buffer import ExponentRead
-from rtl_gen.types import Kind, layer_layout, slot_layout
+from rtl_gen.vector_buffer import ExponentRead
+from rtl_gen.types import slot_layout
 
 COMMAND_STAGE = 3
 """Pipeline stage, counted from the decision to issue, in which the command enters the array."""
@@ -28,12 +28,14 @@ TAG_STAGE = 5
 def vector_layout(arch: Arch) -> data.StructLayout:
     """A vector to multiply.
 
-    ``result`` is without token and exponents; ``block`` and ``half`` say which part of the token or of the hidden
-    vector it is; ``right`` is the accumulator's shift, but for the exponents' part; the rest is the tag's.
+    ``result`` is without the slot's contents and the exponents. The vector lies in ``half`` of the vector buffer; vectors are
+    ``stride`` blocks apart, and the block is number ``block`` of it, or ``lower`` further for a lower half.
+    ``right`` is the accumulator's shift, but for the exponents' part; the rest is the tag's.
     """
     tag = tag_layout(arch)
     names = ("result", "first", "complete", "scale_index", "scale_pop")
-    return data.StructLayout({**{name: tag[name].shape for name in names}, "block": 10, "half": 1, "right": 6})
+    place = {"half": 1, "stride": 11, "block": 10, "lower": 10}
+    return data.StructLayout({**{name: tag[name].shape for name in names}, **place, "right": 6})
 
 
 class VectorPipeline(wiring.Component):
@@ -49,8 +51,6 @@ class VectorPipeline(wiring.Component):
 
     Members
     -------
-    layer : In(layer_layout()), blocks : In(10)
-        The layer, and the blocks of a vector in this phase, until a cycle after its last vector.
     issue : In(1), vector : In(vector_layout(arch))
         Multiply it.
     swap : In(1), plane : In(plane_layout(arch))
@@ -66,8 +66,6 @@ class VectorPipeline(wiring.Component):
         self.arch = arch
         super().__init__(
             {
-                "layer": In(layer_layout()),
-                "blocks": In(10),
                 "issue": In(1),
                 "vector": In(vector_layout(arch)),
                 "swap": In(1),
@@ -83,28 +81,25 @@ class VectorPipeline(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         arch = self.arch
-        layer = self.layer
         stages = [self.vector] + [Signal(vector_layout(arch), name=f"stage_{n}") for n in range(1, TAG_STAGE)]
         for earlier, later in pairwise(stages):
             m.d.sync += later.eq(earlier)
 
         # ---- stages 0 to 2: where the vector lies ----
-        token = self.slot.token
-        m.d.sync += stages[2].result.token.eq(token)
-        is_down = stages[1].result.kind == Kind.DOWN
-        inputs = Signal(bits_for(arch.token_blocks))  # blocks of one half of the inputs
-        m.d.sync += inputs.eq(layer.tokens * layer.hidden_blocks)
-        offset = Signal(bits_for(arch.token_blocks - 1))
-        half_offset = Signal.like(offset)
-        vector_offset = Signal.like(offset)
-        address = Signal.like(offset)
-        exponent_address = Signal.like(offset)
+        m.d.sync += stages[2].result.of.eq(self.slot)
+        address_bits = bits_for(arch.vector_blocks - 1)
+        vector_offset = Signal(address_bits - 1)
+        offset = Signal(address_bits - 1)
+        lower = Signal(10)
+        address = Signal(address_bits)
+        exponent_address = Signal(address_bits)
+        upper_place = (vector_offset + offset)[: address_bits - 1]
         m.d.sync += [
-            vector_offset.eq(Mux(is_down, stages[1].result.slot, token) * self.blocks),
-            offset.eq(Mux(is_down, inputs << 1, 0) + stages[1].block),
-            half_offset.eq(Mux(stages[1].half, inputs, 0)),
-            exponent_address.eq(vector_offset + offset),
-            address.eq(vector_offset + offset + half_offset),
+            vector_offset.eq(stages[1].result.slot * stages[1].stride),
+            offset.eq(stages[1].block),
+            lower.eq(stages[1].lower),
+            exponent_address.eq(Cat(upper_place, stages[2].half)),
+            address.eq(Cat((upper_place + lower)[: address_bits - 1], stages[2].half)),
         ]
 
         # ---- stage 3: the command; planes and swaps keep their distance to the vectors ----
@@ -126,9 +121,9 @@ class VectorPipeline(wiring.Component):
         # ---- stages 3 to 5: the exponents' part of the shift ----
         m.d.comb += [
             self.exponents.address.eq(exponent_address),
-            self.exponents.token.eq(stages[3].result.token),
+            self.exponents.token.eq(stages[3].result.of.token),
             self.exponents.slot.eq(stages[3].result.slot),
-            self.exponents.hidden.eq(stages[3].result.kind == Kind.DOWN),
+            self.exponents.half.eq(stages[3].half),
         ]
         below = Signal(EXP_BITS + 1)
         tag = Signal(tag_layout(arch))

@@ -1,0 +1,130 @@
+"""The vector buffer's write side and exponents; its mantissas lie in the array's row banks."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for, exact_log2
+
+from moe_hw.arch import EXP_BITS, ROWS, Arch
+from rtl_gen.loader import line_layout
+from rtl_gen.types import slot_bits, token_bits
+
+
+class ExponentRead(wiring.Signature):
+    """A read port of the exponents, from the reader's side; the answers follow by one cycle.
+
+    Members:
+        address: a block's place in the vector buffer.
+        half, slot: the vector.
+        token: the token whose choice is worked on.
+        block_exponent: e_b of the block.
+        vector_exponent: E of the vector.
+        token_exponent: E of the token.
+    """
+
+    def __init__(self, arch: Arch):
+        super().__init__(
+            {
+                "address": Out(bits_for(arch.vector_blocks - 1)),
+                "half": Out(1),
+                "slot": Out(slot_bits(arch)),
+                "token": Out(token_bits(arch)),
+                "block_exponent": In(signed(EXP_BITS)),
+                "vector_exponent": In(signed(EXP_BITS)),
+                "token_exponent": In(signed(EXP_BITS)),
+            }
+        )
+
+
+class VectorBuffer(wiring.Component):
+    """Places the lines of a job's vectors in its half of the row banks, one after the other, and keeps their exponents.
+
+    Parameters
+    ----------
+    arch : Arch
+        Sizes of the accelerator.
+
+    Members
+    -------
+    valid : In(1), line : In(line_layout(arch))
+        Blocks in order.
+    loaded : Out(1)
+        Pulse: all vectors of a job are in place.
+    read : In(ExponentRead(arch))
+        A token's exponent is known once its router job is loaded.
+    x_write, x_address, x : Out
+        Write port of the row banks, as in ``Array``.
+
+    Latency: none, one on ``read``; throughput: a block a cycle.
+    """
+
+    def __init__(self, arch: Arch):
+        self.arch = arch
+        super().__init__(
+            {
+                "valid": In(1),
+                "line": In(line_layout(arch)),
+                "loaded": Out(1),
+                "read": In(ExponentRead(arch)),
+                "x_write": Out(1),
+                "x_address": Out(bits_for(arch.vector_blocks - 1)),
+                "x": Out(data.ArrayLayout(8, ROWS)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        arch = self.arch
+        line = self.line
+
+        def memory(name: str, depth: int) -> Memory:
+            m.submodules[name] = memory = Memory(shape=signed(EXP_BITS), depth=depth, init=[])
+            return memory
+
+        blocks, vectors, tokens = (
+            memory("blocks", arch.vector_blocks),
+            memory("vectors", 2 * arch.slots),
+            memory("tokens", arch.max_tokens),
+        )
+        block_read, vector_read, token_read = blocks.read_port(), vectors.read_port(), tokens.read_port()
+        block_write, vector_write, token_write = blocks.write_port(), vectors.write_port(), tokens.write_port()
+
+        def vector(half: Signal, slot: Signal) -> Cat:
+            return Cat(slot[: exact_log2(arch.slots)], half)
+
+        m.d.comb += [
+            block_read.addr.eq(self.read.address),
+            vector_read.addr.eq(vector(self.read.half, self.read.slot)),
+            token_read.addr.eq(self.read.token),
+            self.read.block_exponent.eq(block_read.data),
+            self.read.vector_exponent.eq(vector_read.data),
+            self.read.token_exponent.eq(token_read.data),
+        ]
+
+        place = Signal(bits_for(arch.vector_blocks - 1) - 1)
+        this_place = Mux(line.first, 0, place)
+        largest = Signal(signed(EXP_BITS))
+        peak = Signal(signed(EXP_BITS))
+        end_of_vector = self.valid & line.peak
+        m.d.comb += [
+            peak.eq(Mux(line.start | (line.exponent > largest), line.exponent, largest)),
+            self.x_write.eq(self.valid),
+            self.x_address.eq(Cat(this_place[: len(place)], line.half)),
+            self.x.eq(line.mantissas),
+            block_write.en.eq(self.valid),
+            block_write.addr.eq(self.x_address),
+            block_write.data.eq(line.exponent),
+            vector_write.en.eq(end_of_vector),
+            vector_write.addr.eq(vector(line.half, line.slot)),
+            vector_write.data.eq(peak),
+            token_write.en.eq(end_of_vector & line.router),
+            token_write.addr.eq(line.token),
+            token_write.data.eq(peak),
+            self.loaded.eq(self.valid & line.last),
+        ]
+        with m.If(self.valid):
+            m.d.sync += [place.eq(this_place + 1), largest.eq(peak)]
+        return m

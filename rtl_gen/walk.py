@@ -1,0 +1,261 @@
+"""Walks a batch: which matrices are read, in which order, and what is done with each."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Shape, Signal
+from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
+
+from moe_hw.arch import Arch
+from rtl_gen.split import Split
+from rtl_gen.types import (
+    Kind,
+    address_bits,
+    count_bits,
+    expert_bits,
+    groups_of,
+    layer_layout,
+    place_bits,
+    router_groups,
+    segment_layout,
+    up_groups,
+)
+
+WORKS = 8
+"""Pieces of work that the walk may be ahead of the dispatcher."""
+
+
+class Step(enum.Enum, shape=2):
+    """What a piece of work is."""
+
+    JOB = 0
+    BARRIER = 1  # wait until the hidden activations are in memory
+    STORE = 2  # wait until all sums of the chunk are complete, and write them
+
+
+def work_layout(arch: Arch) -> data.StructLayout:
+    """A piece of work. A job has the next ``slots`` vectors of its queue, from ``head`` on if it is ``fresh``."""
+    return data.StructLayout(
+        {
+            "step": Step,
+            "kind": Kind,
+            "shared": 1,
+            "fresh": 1,
+            "head": place_bits(arch),
+            "slots": bits_for(arch.slots),
+            "groups": 16,
+        }
+    )
+
+
+class Walk(wiring.Component):
+    """Issues the router's jobs, then gate_up of every expert that a token chose, then down of all of them, chunk by chunk.
+
+    The shared expert comes first in each pass, and its gate_up does not wait for the routes. Segments are offered as
+    soon as they are known: weights stream while earlier jobs compute, across experts and passes. A job never waits
+    for the segment of a later one.
+
+    Latency and throughput: an expert that no token chose takes three cycles, any other about eight.
+
+    Parameters
+    ----------
+    arch : Arch
+        Sizes of the accelerator.
+
+    Members
+    -------
+    layer : In(layer_layout)
+        Stable from ``start`` until ``done``.
+    start : In(1)
+        Begins a batch.
+    routed : In(1)
+        Pulse: all routes are in their queues.
+    expert : Out, head : In, count : In
+        Queue lookup, one cycle later.
+    segments : Out(stream of segment_layout), works : Out(stream of work_layout)
+        Matrices to read, and what to do with them in the same order.
+    experts_used : Out
+        Experts of the batch so far.
+    done : Out(1)
+        Everything has been issued and taken; until the next ``start``.
+    """
+
+    def __init__(self, arch: Arch):
+        self.arch = arch
+        super().__init__(
+            {
+                "layer": In(layer_layout()),
+                "start": In(1),
+                "routed": In(1),
+                "expert": Out(expert_bits(arch)),
+                "head": In(place_bits(arch)),
+                "count": In(count_bits(arch)),
+                "segments": Out(stream.Signature(segment_layout(arch))),
+                "works": Out(stream.Signature(work_layout(arch))),
+                "experts_used": Out(bits_for(arch.max_experts + 1)),
+                "done": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        arch = self.arch
+        layer = self.layer
+        m.submodules.split = split = Split(arch)
+        m.submodules.queue = queue = SyncFIFOBuffered(width=Shape.cast(work_layout(arch)).width, depth=WORKS)
+        work = Signal(work_layout(arch))
+        m.d.comb += [
+            queue.w_data.eq(work),
+            self.works.payload.eq(queue.r_data),
+            self.works.valid.eq(queue.r_rdy),
+            queue.r_en.eq(self.works.ready),
+        ]
+
+        # ---- where the walk is ----
+        kind = Signal(Kind)
+        shared = Signal()
+        routed = Signal()
+        address = Signal(address_bits(arch))  # of the expert
+        chunk = Signal(10)  # first block of the chunk
+        chunk_offset = Signal(address_bits(arch))  # of the chunk in a down matrix
+        shared_chunk_offset = Signal.like(chunk_offset)
+        blocks_left = Signal(10)
+        chunk_blocks = Signal(10)
+        parts_left = Signal.like(split.parts)
+        extra_left = Signal.like(split.extra)
+        fresh = Signal()
+        has_shared = layer.shared_blocks != 0
+        by_token = (kind == Kind.ROUTER) | shared
+        m.d.comb += [
+            blocks_left.eq(layer.hidden_blocks - chunk),
+            split.count.eq(Mux(by_token, layer.tokens, self.count)),
+            split.slots.eq(layer.slots),
+        ]
+        m.d.sync += chunk_blocks.eq(Mux(blocks_left < layer.chunk_blocks, blocks_left, layer.chunk_blocks))
+        with m.If(self.start):
+            m.d.sync += routed.eq(0)
+        with m.Elif(self.routed):
+            m.d.sync += routed.eq(1)
+
+        # ---- the matrix at hand ----
+        inter_blocks = Mux(shared, layer.shared_blocks, layer.inter_blocks)
+        base = Mux(shared, layer.shared_address, address)
+        down = Mux(shared, layer.shared_down + shared_chunk_offset, layer.expert_down + chunk_offset)
+        segment = Signal(segment_layout(arch))
+        with m.Switch(kind):
+            with m.Case(Kind.ROUTER):
+                m.d.comb += [
+                    segment.address.eq(layer.router_address),
+                    segment.groups.eq(router_groups(arch, layer)),
+                    segment.blocks.eq(layer.hidden_blocks),
+                    segment.passes.eq(layer.router_passes),
+                ]
+            with m.Case(Kind.UP):
+                m.d.comb += [
+                    segment.address.eq(base),
+                    segment.groups.eq(up_groups(arch, inter_blocks)),
+                    segment.blocks.eq(layer.hidden_blocks),
+                    segment.passes.eq(Mux(shared, layer.shared_passes, layer.passes)),
+                ]
+            with m.Case(Kind.DOWN):
+                m.d.comb += [
+                    segment.address.eq(base + down),
+                    segment.groups.eq(groups_of(arch, chunk_blocks)),
+                    segment.blocks.eq(inter_blocks),
+                    segment.passes.eq(Mux(shared, layer.shared_passes, layer.passes)),
+                ]
+        with m.If(self.segments.ready):
+            m.d.sync += self.segments.valid.eq(0)
+        m.d.comb += [
+            work.kind.eq(kind),
+            work.shared.eq(shared),
+            work.fresh.eq(fresh),
+            work.head.eq(self.head),
+            work.slots.eq(split.base + (extra_left != 0)),
+            work.groups.eq(self.segments.payload.groups),
+        ]
+
+        def push(step: Step, following: str) -> None:
+            m.d.comb += [work.step.eq(step), queue.w_en.eq(1)]
+            with m.If(queue.w_rdy):
+                m.next = following
+
+        with m.FSM():
+            with m.State("DONE"):
+                m.d.comb += self.done.eq(queue.level == 0)
+                m.d.sync += [kind.eq(Kind.ROUTER), shared.eq(0), chunk.eq(0)]
+                m.d.sync += [chunk_offset.eq(0), shared_chunk_offset.eq(0)]
+                with m.If(self.start):
+                    m.d.sync += self.experts_used.eq(0)
+                    m.next = "TARGET"
+
+            # The router, or an expert with at least one token.
+            with m.State("TARGET"):
+                m.d.comb += split.start.eq(1)
+                m.d.sync += [fresh.eq(1), self.experts_used.eq(self.experts_used + (kind == Kind.UP))]
+                m.next = "SPLIT"
+            with m.State("SPLIT"):
+                m.d.sync += [parts_left.eq(split.parts), extra_left.eq(split.extra)]
+                with m.If(split.done):
+                    m.next = "SEGMENT"
+            with m.State("SEGMENT"), m.If(~self.segments.valid | self.segments.ready):
+                m.d.sync += [self.segments.valid.eq(1), self.segments.payload.eq(segment)]
+                m.next = "JOB"
+            with m.State("JOB"):
+                m.d.comb += [work.step.eq(Step.JOB), queue.w_en.eq(1)]
+                with m.If(queue.w_rdy):
+                    m.d.sync += [fresh.eq(0), parts_left.eq(parts_left - 1), extra_left.eq(extra_left - (extra_left != 0))]
+                    m.next = "SEGMENT"
+                    with m.If(parts_left == 1):
+                        m.next = "NEXT"
+
+            with m.State("NEXT"):
+                with m.If(kind == Kind.ROUTER):
+                    m.d.sync += [kind.eq(Kind.UP), shared.eq(has_shared)]
+                    m.next = "ROUTES"
+                    with m.If(has_shared):
+                        m.next = "TARGET"
+                with m.Elif(shared):
+                    m.d.sync += shared.eq(0)
+                    m.next = "ROUTES"
+                with m.Else():
+                    m.next = "ADVANCE"
+            with m.State("ROUTES"):
+                m.d.sync += [self.expert.eq(0), address.eq(layer.expert_address)]
+                with m.If(routed):
+                    m.next = "LOOK"
+            with m.State("LOOK"):
+                m.next = "CHECK"
+            with m.State("CHECK"):
+                m.next = "TARGET"
+                with m.If(self.count == 0):
+                    m.next = "ADVANCE"
+            with m.State("ADVANCE"):
+                m.d.sync += [self.expert.eq(self.expert + 1), address.eq(address + layer.expert_stride)]
+                m.next = "LOOK"
+                with m.If(self.expert == layer.experts - 1):
+                    m.next = "BARRIER"
+                    with m.If(kind == Kind.DOWN):
+                        m.next = "STORE"
+
+            with m.State("BARRIER"):
+                push(Step.BARRIER, "DOWN")
+            with m.State("DOWN"):
+                m.d.sync += [kind.eq(Kind.DOWN), shared.eq(has_shared)]
+                m.next = "ROUTES"
+                with m.If(has_shared):
+                    m.next = "TARGET"
+            with m.State("STORE"):
+                push(Step.STORE, "CHUNK")
+            with m.State("CHUNK"):
+                m.d.sync += [
+                    chunk.eq(chunk + layer.chunk_blocks),
+                    chunk_offset.eq(chunk_offset + layer.chunk_stride),
+                    shared_chunk_offset.eq(shared_chunk_offset + layer.shared_chunk_stride),
+                ]
+                m.next = "DOWN"
+                with m.If(blocks_left <= layer.chunk_blocks):
+                    m.next = "DONE"
+        return m
