@@ -23,7 +23,7 @@ SEGMENTS = 4
 """Segments that can wait for their words."""
 
 
-def scale_beats(arch: Arch) -> int:
+def scale_queue_depth(arch: Arch) -> int:
     """Scale beats that can wait for their tiles.
 
     All that the expert buffer's credits allow on their way: one in 17 beats, and a partial one for each segment. They
@@ -169,7 +169,7 @@ class Streamer(wiring.Component):
             m.d.sync += self.error.eq(1)
 
         # ---- beats are scales or planes ----
-        m.submodules.scale_queue = scale_queue = SyncFIFOBuffered(width=arch.beat_bits, depth=scale_beats(arch))
+        m.submodules.scale_queue = scale_queue = SyncFIFOBuffered(width=arch.beat_bits, depth=scale_queue_depth(arch))
         tiles_left = Signal(TILE_BITS)
         tile_passes = Signal(3)
         planes_left = Signal(range(TILES_PER_SCALE_BEAT * PLANES_PER_PASS * 8))
