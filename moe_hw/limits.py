@@ -60,6 +60,11 @@ class Footprint:
         groups = TILES_PER_SCALE_BEAT * max(1, SEGMENT_ALIGN * 8 // (ROWS * self.columns))
         return max(1, groups * self.columns // ROWS)
 
+    @property
+    def token_sums(self) -> int:
+        """Words of the combine buffer that a token takes at least, with the smallest chunk."""
+        return self._groups(min(self.spec.hidden_blocks, self._granule)) * self.columns
+
     def slots(self, arch: Arch) -> int:
         """Vectors of the largest job that ``arch`` takes; 0 if not even one fits."""
         return min(arch.slots, arch.vector_blocks // 2 // self.vector_blocks, arch.logit_words // self.router_groups)
@@ -148,8 +153,7 @@ class Footprint:
         """Tokens of the largest command that ``arch`` takes; 0 if not even one fits."""
         if self.slots(arch) == 0:
             return 0
-        smallest = min(self.spec.hidden_blocks, self._granule)
-        return min(arch.max_tokens, arch.combine_elements // (self._groups(smallest) * self.columns))
+        return min(arch.max_tokens, arch.combine_elements // self.token_sums)
 
 
 def check_layer(spec: LayerSpec, arch: Arch, name: str = "the layer") -> None:
@@ -168,6 +172,7 @@ def check_layer(spec: LayerSpec, arch: Arch, name: str = "the layer") -> None:
             2 * footprint.vector_blocks,
             "vector_blocks",
         ),
+        ("sums per token", footprint.token_sums, "combine_elements"),
         (f"words of {arch.columns} router logits per token", footprint.router_groups, "logit_words"),
     )
     for what, size, maximum in sizes:
