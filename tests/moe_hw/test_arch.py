@@ -26,8 +26,9 @@ def test_dict_round_trip() -> None:
 
 @pytest.mark.parametrize("field", Arch().as_dict())
 def test_hash_depends_on_every_size(field: str) -> None:
-    value = {"max_top_k": 8, "addr_bits": 36, "data_bits": 64}.get(field, getattr(Arch(), field) * 2)
-    assert replace(Arch(), **{field: value}).hash != Arch().hash
+    arch = Arch(data_bits=64)
+    value = {"max_top_k": 8, "addr_bits": 36}.get(field, getattr(arch, field) * 2)
+    assert replace(arch, **{field: value}).hash != arch.hash
 
 
 def test_hash_depends_on_the_layout_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,13 +41,19 @@ def test_hash_depends_on_the_layout_version(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"columns": 2}, "columns: expected a power of two from 4 to 32, got 2"),
-        ({"columns": 12}, "columns: expected a power of two from 4 to 32, got 12"),
-        ({"columns": 8.0}, "columns: expected a power of two from 4 to 32, got 8.0"),
+        ({"columns": 2}, "columns: expected a power of two from 4 to 128, got 2"),
+        ({"columns": 12}, "columns: expected a power of two from 4 to 128, got 12"),
+        ({"columns": 8.0}, "columns: expected a power of two from 4 to 128, got 8.0"),
         ({"max_experts": 1}, "max_experts: expected a power of two from 2 to 512, got 1"),
         ({"max_top_k": 17}, "max_top_k: expected 1 to 16, got 17"),
         ({"addr_bits": 40}, "addr_bits: expected 24 to 38, got 40"),
         ({"columns": 4, "data_bits": 256}, "data_bits: expected at most a beat of 128 bits .* got 256; choose"),
+        ({"vector_blocks": 1 << 18}, "vector_blocks: expected a power of two from 64 to 131072, got 262144"),
+        ({"slots": 3}, "slots: expected a power of two from 1 to 128, got 3"),
+        ({"slots": 256}, "slots: expected a power of two from 1 to 128, got 256"),
+        ({"lanes": 3}, "lanes: expected a power of two from 1 to 16, got 3"),
+        ({"lanes": 2, "columns": 4, "data_bits": 64}, "lanes: expected at most a quarter of the 4 columns, .* got 2"),
+        ({"lanes": 2}, "lanes: .* 32 bits each within the bus of 32, got 2"),
         ({"burst_bytes": 64, "data_bits": 512, "columns": 32}, "burst_bytes: expected at least two bus words"),
     ],
 )

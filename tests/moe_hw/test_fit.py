@@ -30,17 +30,19 @@ def test_wrong_sizes_are_named() -> None:
     with pytest.raises(UsageError, match=r"^ulx3s-85f: accelerator.rows: expected one of columns, .*, got this key$"):
         arch_of(with_accelerator(rows=32))
     with pytest.raises(
-        UsageError, match=r"^ulx3s-85f: accelerator.columns: expected a power of two from 4 to 32, got 9"
+        UsageError, match=r"^ulx3s-85f: accelerator.columns: expected a power of two from 4 to 128, got 9"
     ):
         arch_of(with_accelerator(columns=9))
 
 
-@pytest.mark.parametrize("columns", [4, 8, 16, 32])
+@pytest.mark.parametrize("columns", [4, 8, 32, 128])
 def test_estimate(columns: int) -> None:
     arch = Arch(columns=columns)
     needs = estimate(load_board("kv260"), arch)
     assert needs["array_dsps"] == 16 * columns <= needs["dsps"]
     assert needs["expert_buffer_bits"] == 2048 * 32 * columns
+    assert needs["vector_buffer_bits"] == 2048 * (32 * 8 + 12)
+    assert needs["accumulator_bits"] == 16 * columns * 48
     assert needs["memory_bits"] == sum(
         needs[name] for name in needs if name.endswith("_bits") and name != "memory_bits"
     )

@@ -121,15 +121,13 @@ def test_segments_lie_where_the_descriptor_says(name: str, columns: int, form: s
 def test_input_record(seed: int, tokens: int, hidden: int) -> None:
     batch = quantise_tokens(torch.randn(tokens, hidden, generator=torch.Generator().manual_seed(seed)))
     record = input_record(batch)
-    blocks = -(-hidden // 32)
-    half = 32 * tokens * blocks
-    assert len(record) == -(-tokens * blocks * 66 // 64) * 64
-    assert np.array_equal(record[:half].view(np.int8).reshape(batch.hi.shape), batch.hi)
-    assert np.array_equal(record[half : 2 * half].view(np.int8).reshape(batch.lo.shape), batch.lo)
-    exponents = [int.from_bytes(record[at : at + 2].tobytes(), "little", signed=True)
-                 for at in range(2 * half, 2 * half + 2 * tokens * blocks, 2)]  # fmt: skip
-    assert exponents == batch.exponents.ravel().tolist()
-    assert not record[2 * half + 2 * tokens * blocks :].any()
+    lines = record.reshape(tokens, 2, -(-hidden // 32), 64)
+    for half, mantissas in enumerate((batch.hi, batch.lo)):
+        assert np.array_equal(lines[:, half, :, :32].view(np.int8), mantissas)
+        exponents = [int.from_bytes(line.tobytes(), "little", signed=True)
+                     for line in lines[:, half, :, 32:34].reshape(-1, 2)]  # fmt: skip
+        assert exponents == batch.exponents.ravel().tolist()
+    assert not lines[..., 34:].any()
 
 
 def test_output_without_its_padding() -> None:
@@ -232,7 +230,7 @@ def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
         (lambda path: (path / "manifest.json").write_text('{"layers": '), "expected a manifest, got JSONDecodeError"),
         (lambda path: (path / "manifest.json").write_text("[]"), "expected a manifest, got TypeError"),
         (lambda path: (path / "manifest.json").write_bytes(b"\xff\xfe"), "expected a manifest, got UnicodeDecodeError"),
-        (edit(lambda m: m.update(layout_version=99)), "expected layout version 1, got 99; pack the model again"),
+        (edit(lambda m: m.update(layout_version=99)), "expected layout version 2, got 99; pack the model again"),
         (edit(lambda m: m.pop("arch")), "expected a manifest, got KeyError"),
         (edit(lambda m: m["arch"].update(columns=8)), "expected configuration hash .* of its sizes, got"),
         (edit(lambda m: m["layers"][0].update(weight_format="int3")), "expected a manifest, got KeyError"),
