@@ -14,7 +14,8 @@ from rtl_gen.types import count_bits
 class Split(wiring.Component):
     """Finds the fewest parts of at most ``slots`` vectors, whose sizes differ by one at most: never 32 + 1.
 
-    Latency: two cycles for one part; for more, a cycle for each part and one for each vector of a part.
+    Latency: two cycles from ``start`` to ``done`` for one part; for more, another for each part and for each vector of
+    the smallest part.
 
     Parameters
     ----------

@@ -21,7 +21,6 @@ from moe_hw.registers import (
     COMPLETION,
     DEVICE_MAGIC,
     LAYER,
-    LAYER_MAGIC,
     LAYOUT_VERSION,
     Status,
     Waiting,
@@ -29,6 +28,7 @@ from moe_hw.registers import (
 from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec, SharedSpec
 from moe_hw.twins.combine import to_float32
 from moe_hw.twins.layer import golden, route_tokens
+from tests.moe_hw.rules import refusal
 
 
 class FakeTransport(Transport):
@@ -108,7 +108,7 @@ class FakeTransport(Transport):
             status = Status.BAD_COMMAND
         if status == Status.OK:
             layer = LAYER.unpack(self._words(64 * command["layer"], LAYER.size))
-            status = check(self.arch, layer, command["tokens"])
+            status = refusal(self.arch, layer, command)
         if status == Status.OK:
             counters |= self._run(command, layer)
         self.csrs["status"] = status
@@ -119,13 +119,16 @@ class FakeTransport(Transport):
     def _run(self, command: dict[str, int], layer: dict[str, int]) -> dict[str, int]:
         count, blocks = command["tokens"], layer["hidden_blocks"]
         self.commands.append(count)
-        unpacked = Unpacked(self, 64 * command["layer"], layer)
-        half = count * blocks * ROWS
-        address = 64 * command["input"]
-        hi, lo = self.read(address, 2 * half).view(np.int8).reshape(2, count, blocks, ROWS)
-        exponents = self.read(address + 2 * half, 2 * count * blocks).view(np.int16).reshape(count, blocks)
-        tokens = Tokens(hi, lo, exponents)
-        values = np.ldexp(tokens.mantissas.astype(np.float64), exponents[..., None].astype(np.int64))
+        unpacked = Unpacked(self, 64 * command["layer"], layer, command)
+        lines = self.read(64 * command["input"], 128 * count * blocks).reshape(count, 2, blocks, 64)
+        hi, lo = (np.ascontiguousarray(lines[:, half, :, :32]).view(np.int8) for half in (0, 1))
+        exponents = np.ascontiguousarray(lines[..., 32:34]).view(np.int16)[..., 0]
+        assert np.array_equal(exponents[:, 0], exponents[:, 1])
+        tokens = Tokens(hi, lo, exponents[:, 0])
+        choices = layer["top_k"] + bool(layer["shared_blocks"])
+        room = 64 * count * choices * max(layer["inter_blocks"], layer["shared_blocks"])
+        self.write(64 * command["hidden"], np.full(room, 0xA5, np.uint8))
+        values = np.ldexp(tokens.mantissas.astype(np.float64), tokens.exponents[..., None].astype(np.int64))
         result = golden(unpacked, torch.from_numpy(values.reshape(count, -1)))
         experts, weights = [result.experts.numpy()], [result.weights.numpy()]
         routes = route_tokens(unpacked, tokens)
@@ -133,7 +136,7 @@ class FakeTransport(Transport):
             assert routes.shared is not None
             experts.append(np.full((count, 1), layer["experts"]))
             weights.append(to_float32(*routes.shared)[:, None])
-        routing = np.zeros((count, layer["top_k"] + bool(layer["shared_blocks"]), 2), np.uint32)
+        routing = np.zeros((count, choices, 2), np.uint32)
         routing[..., 0] = np.concatenate(experts, 1)
         routing[..., 1] = np.concatenate(weights, 1).view(np.uint32)
         self.write(64 * command["output"], result.output.numpy())
@@ -153,30 +156,14 @@ class FakeTransport(Transport):
         return self.read(address, 4 * count).view(np.uint32)
 
 
-def check(arch: Arch, layer: dict[str, int], tokens: int) -> Status:
-    """What the command processor refuses."""
-    groups = -(-(layer["experts"] + layer["shared_gate"]) // arch.columns)
-    widest = max(layer["inter_blocks"], layer["shared_blocks"])
-    rules = (
-        (Status.BAD_LAYER, layer["magic"] != LAYER_MAGIC),
-        (Status.BAD_TOKENS, not 1 <= tokens <= arch.max_tokens),
-        (Status.BAD_SHAPE, 0 in (layer["hidden_blocks"], layer["inter_blocks"], layer["experts"], layer["passes"])),
-        (Status.TOO_MANY_EXPERTS, layer["experts"] > arch.max_experts),
-        (Status.BAD_TOP_K, not 1 <= layer["top_k"] <= min(arch.max_top_k, layer["experts"])),
-        (Status.TOKEN_BUFFER_FULL, tokens * (2 * layer["hidden_blocks"] + widest) > arch.token_blocks),
-        (Status.COMBINE_BUFFER_FULL, tokens * 32 * layer["hidden_blocks"] > arch.combine_elements),
-        (Status.LOGIT_BUFFER_FULL, tokens * groups > arch.logit_words),
-    )
-    return next((status for status, broken in rules if broken), Status.OK)
-
-
 class Unpacked(QuantisedLayer):
-    """A layer read back from device memory, its hidden sizes padded to blocks."""
+    """A layer read back from device memory, its hidden sizes padded to blocks, as a command cuts it into chunks."""
 
-    def __init__(self, transport: FakeTransport, base: int, words: dict[str, int]):
+    def __init__(self, transport: FakeTransport, base: int, words: dict[str, int], command: dict[str, int]):
         self._transport = transport
         self._base = base
         self._words = words
+        self._command = command
         self._columns = transport.arch.columns
         self.bytes_read = 0
         shared = words["shared_blocks"]
@@ -190,7 +177,7 @@ class Unpacked(QuantisedLayer):
         self._experts: dict[int, QuantisedExpert] = {}
         rows = words["experts"] + words["shared_gate"]
         exponent = words["router_exponent"] + words["router_shift"]
-        self.router = self._matrix(words["router_address"], rows, words["hidden_blocks"], ROUTER, (exponent,))
+        self.router = self._matrix([(words["router_address"], rows)], words["hidden_blocks"], ROUTER, (exponent,))
         assert self.router.shift == words["router_shift"] and words["router_passes"] == ROUTER.passes
         self.combine_exponent = words["combine_exponent"]
         self.shared = None
@@ -219,17 +206,28 @@ class Unpacked(QuantisedLayer):
         form = next(form for form in FORMATS.values() if form.passes == words[f"{prefix}passes"])
         up_shift, down_shift = words[f"{prefix}up_shift"], words[f"{prefix}down_shift"]
         both = tuple(words[f"{prefix}{kind}_exponent"] - 8 + up_shift for kind in ("gate", "up"))
-        gate_up = self._matrix(address, 64 * blocks, hidden, form, both)
-        down_matrix = self._matrix(
-            address + down, 32 * hidden, blocks, form, (words[f"{prefix}down_exponent"] + down_shift,)
-        )
+        gate_up = self._matrix([(address, 64 * blocks)], hidden, form, both)
+        chunk, stride = self._command["chunk_blocks"], self._command[f"{prefix}chunk_stride"]
+        chunks = [
+            (address + down + number * stride, 32 * min(chunk, hidden - number * chunk))
+            for number in range(-(-hidden // chunk))
+        ]
+        down_matrix = self._matrix(chunks, blocks, form, (words[f"{prefix}down_exponent"] + down_shift,))
         assert (gate_up.shift, down_matrix.shift) == (up_shift, down_shift)
         return QuantisedExpert(gate_up, down_matrix)
 
     def _matrix(
-        self, offset: int, rows: int, blocks: int, form: WeightFormat, exponents: tuple[int, ...]
+        self, parts: list[tuple[int, int]], blocks: int, form: WeightFormat, exponents: tuple[int, ...]
     ) -> QuantisedMatrix:
-        columns, bits = self._columns, form.bits
+        """A matrix from its parts, each an offset in units and a number of rows."""
+        pieces = [self._part(offset, rows, blocks, form.bits) for offset, rows in parts]
+        codes, scales = (np.concatenate(part) for part in zip(*pieces, strict=True))
+        kind = np.int8 if form.bits <= 8 else np.int16
+        return QuantisedMatrix(codes.astype(kind), scales >> 5, scales & 31, exponents, form)
+
+    def _part(self, offset: int, rows: int, blocks: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
+        """Codes and scales."""
+        columns = self._columns
         groups = -(-rows // columns)
         tiles = groups * blocks
         beat = 4 * columns
@@ -248,5 +246,4 @@ class Unpacked(QuantisedLayer):
             scales[out, block] = beats[first, columns * (tile % 4) : columns * (tile % 4 + 1)]
             planes = np.unpackbits(beats[place : place + bits], axis=1, bitorder="little").reshape(bits, ROWS, columns)
             codes[out, 32 * block : 32 * block + 32] = np.tensordot(powers, planes, 1).T
-        kind = np.int8 if bits <= 8 else np.int16
-        return QuantisedMatrix(codes[:rows].astype(kind), scales[:rows] >> 5, scales[:rows] & 31, exponents, form)
+        return codes[:rows], scales[:rows]

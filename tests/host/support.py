@@ -11,8 +11,9 @@ from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec, SharedSpec
 from tests.host.fake import FakeTransport
 
 ARCH = Arch(
-    columns=4, token_blocks=64, max_tokens=4, max_experts=16, max_top_k=4, logit_words=16, combine_elements=512
-)
+    columns=4, vector_blocks=64, max_tokens=4, slots=2, max_experts=16, max_top_k=4, logit_words=16,
+    combine_elements=512,
+)  # fmt: skip
 
 
 def spec(

@@ -32,7 +32,7 @@ def device() -> Device:
     ("csr", "line"),
     [
         ("magic", "magic word to be 0x4d6f4548, got 0x2a; load a moe-hw bitstream"),
-        ("version", "layout version to be 0x1, got 0x2a"),
+        ("version", "layout version to be 0x2, got 0x2a"),
         ("config_hash_high", "configuration hash"),
         ("config_hash_low", "configuration hash"),
     ],
@@ -49,9 +49,8 @@ def test_another_device_is_refused(csr: str, line: str) -> None:
     [
         (spec(experts=17), "layer 0 has 17 experts, this accelerator at most 16; .* larger max_experts"),
         (spec(top_k=5), r"5 experts per token \(top-k\), this accelerator at most 4"),
-        (spec(hidden=32 * 20, inter=32 * 25), r"65 blocks .* \(2 x 20 hidden \+ 25 intermediate\), .* at most 64"),
-        (spec(hidden=32, shared=SharedSpec(32 * 63, False)), r"65 blocks .* \(2 x 1 hidden \+ 63 intermediate\)"),
-        (spec(hidden=513), "544 output elements per token, this accelerator at most 512"),
+        (spec(hidden=32 * 17), r"68 blocks .* \(2 x 17 hidden or 1 intermediate\), .* at most 64"),
+        (spec(hidden=32, shared=SharedSpec(32 * 33, False)), r"66 blocks .* \(2 x 1 hidden or 33 intermediate\)"),
     ],
 )
 def test_layer_beyond_a_maximum_is_refused_before_loading(device: Device, layer_spec: LayerSpec, line: str) -> None:
@@ -65,6 +64,12 @@ def test_logits_beyond_the_logit_memory_are_refused() -> None:
     arch = Arch(columns=4, max_experts=16, logit_words=2)
     with pytest.raises(DeviceError, match="3 words of 4 router logits per token, this accelerator at most 2"):
         Device(FakeTransport(arch)).load(random_layer(spec(experts=8, shared=SharedSpec(4, True))))
+
+
+def test_sums_beyond_the_combine_buffer_are_refused() -> None:
+    arch = Arch(columns=32, max_experts=16, combine_elements=64)
+    with pytest.raises(DeviceError, match="96 sums per token, this accelerator at most 64"):
+        Device(FakeTransport(arch)).load(random_layer(spec(hidden=65)))
 
 
 def test_layer_beyond_device_memory_is_refused_and_frees_what_it_took() -> None:

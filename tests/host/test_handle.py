@@ -24,14 +24,15 @@ def device() -> Device:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    hidden=st.integers(1, 70),
+    hidden=st.integers(1, 140),
     inter=st.integers(1, 70),
     experts=st.integers(2, 9),
     top_k=st.integers(1, 2),
     shared=st.sampled_from([None, SharedSpec(5, True), SharedSpec(40, False)]),
     normalise=st.booleans(),
     weight_format=st.sampled_from(["int4", "int8"]),
-    columns=st.sampled_from([4, 8, 32]),
+    columns=st.sampled_from([4, 8, 32, 64]),
+    combine_elements=st.sampled_from([256, 512, 1 << 14]),
     tokens=st.integers(1, 9),
     seed=st.integers(0, 1000),
 )
@@ -44,10 +45,11 @@ def test_any_layer_equals_the_golden_model(
     normalise: bool,
     weight_format: str,
     columns: int,
+    combine_elements: int,
     tokens: int,
     seed: int,
 ) -> None:
-    arch = Arch(columns=columns, token_blocks=64, max_tokens=4, max_experts=16, max_top_k=4)
+    arch = Arch(columns=columns, max_tokens=4, max_experts=16, max_top_k=4, combine_elements=combine_elements)
     layer = random_layer(spec(hidden, inter, experts, top_k, shared, normalise), seed)
     x = torch.randn(tokens, hidden, generator=torch.Generator().manual_seed(seed))
     with Device(FakeTransport(arch)) as device:
@@ -86,9 +88,8 @@ def test_no_tokens_give_an_empty_result_without_a_command(device: Device) -> Non
     ("arch", "batch"),
     [
         (ARCH, 4),
-        (Arch(columns=4, max_tokens=16, token_blocks=64, max_experts=16), 12),  # 5 blocks a token
+        (Arch(columns=4, max_tokens=8, slots=1, vector_blocks=64, logit_words=2), 8),  # jobs do not limit batches
         (Arch(columns=4, max_tokens=16, combine_elements=64 * 8), 8),
-        (Arch(columns=4, max_tokens=16, logit_words=8), 4),  # 2 words a token
     ],
 )
 def test_batches_are_as_large_as_the_accelerator_takes(arch: Arch, batch: int) -> None:
@@ -100,7 +101,7 @@ def test_batches_are_as_large_as_the_accelerator_takes(arch: Arch, batch: int) -
     # One token more than the driver's limit is one too many for the device.
     handle.max_tokens = batch + 1
     device._reserve_workspace(handle.workspace_bytes, "a test")
-    with pytest.raises(DeviceError, match=r"above the accelerator|do not fit"):
+    with pytest.raises(DeviceError, match=r"above the accelerator|slots or the chunk"):
         handle(torch.ones(batch + 1, 33))
     assert result.report.commands == 3
 

@@ -73,7 +73,7 @@ async def check(dut: Any, pattern: str = "always") -> None:
             dut.place.value = place
             await port(dut)
             entry = unpack(entry_layout(arch), int(dut.entry.value))
-            assert entry == {"expert": expert, "slot": {"token": route["token"], "weight": route["weight"]}}
+            assert entry == {"expert": expert, "token": route["token"], "weight": route["weight"]}
             assert routes[place] is route
             place = int(dut.next.value)
             await RisingEdge(dut.clk)

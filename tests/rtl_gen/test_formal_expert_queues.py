@@ -8,7 +8,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
 from moe_hw.arch import Arch
-from rtl_gen.expert_queues import ExpertQueues
+from rtl_gen.expert_queues import ExpertQueues, entry_layout
 from rtl_gen.types import expert_bits, route_layout
 from sim.formal import prove
 
@@ -49,7 +49,7 @@ class ExpertQueuesSpecification(wiring.Component):
             queues.expert.eq(self.watched),
             Assume((self.experts >= 1) & (self.experts <= ARCH.max_experts)),
             Assume((self.route.expert <= self.experts) & (self.watched <= self.experts)),
-            # Slots pass unchanged: a few bits tell them apart.
+            # Weights pass unchanged: a few bits tell them apart.
             Assume((self.route.weight.mantissa < 4) & (self.route.weight.exponent == 0)),
         ]
 
@@ -67,7 +67,7 @@ class ExpertQueuesSpecification(wiring.Component):
         filling = Signal()
         count = Signal(range(ARCH.max_tokens + 1))  # routes to the watched expert
         total = Signal(range(ARCH.queue_entries + 1))
-        slot = Signal(queues.entry.slot.shape())  # of the watched route
+        watched = Signal(entry_layout(ARCH))  # the route
         taken = queues.routes.valid & queues.routes.ready
         mine = self.route.expert == self.watched
         with m.If(taken):
@@ -76,7 +76,7 @@ class ExpertQueuesSpecification(wiring.Component):
             with m.If(mine):
                 m.d.sync += count.eq(count + 1)
                 with m.If(count == self.number):
-                    m.d.sync += [slot.token.eq(self.route.token), slot.weight.eq(self.route.weight)]
+                    m.d.sync += [getattr(watched, name).eq(getattr(self.route, name)) for name, _ in entry_layout(ARCH)]
         with m.If(queues.filled):
             m.d.sync += filling.eq(0)
         with m.If(self.clear):
@@ -100,7 +100,7 @@ class ExpertQueuesSpecification(wiring.Component):
                 m.d.sync += [step.eq(step + 1), walking.eq(~filling)]
                 m.d.comb += Assert(queues.entry.expert == self.watched)
                 with m.If((step == wanted) & (self.number < count)):
-                    m.d.comb += Assert(queues.entry.slot == slot)
+                    m.d.comb += Assert(queues.entry == watched)
         with m.If(self.clear):
             m.d.comb += Assume(~(filled | looked | walking))
         return m

@@ -26,7 +26,7 @@ def random_entry() -> dict[str, Any]:
     """Exponents around the smallest normal number, and those that softmax gives."""
     exponent = random.choice([-15, -2048, *range(-145, -138), random.randint(-200, -15)])
     weight = {"mantissa": random.choice([1 << 15, 0xFFFF, random.randint(1 << 15, 0xFFFF)]), "exponent": exponent}
-    return {"expert": random.randrange(17), "slot": {"token": random.randrange(8), "weight": weight}}
+    return {"expert": random.randrange(17), "token": random.randrange(8), "weight": weight}
 
 
 def float_word(weight: dict[str, int]) -> int:
@@ -49,7 +49,7 @@ async def check(dut: Any, count: int, pressure: str) -> None:
     await RisingEdge(dut.clk)
     dut.start.value = 0
     words = await receive(dut, "words", 32, 2 * count, PATTERNS[pressure])
-    assert words == [word for entry in entries for word in (entry["expert"], float_word(entry["slot"]["weight"]))]
+    assert words == [word for entry in entries for word in (entry["expert"], float_word(entry["weight"]))]
     for _ in range(6):
         await ReadOnly()
         assert not int(dut.words__valid.value)

@@ -1,0 +1,124 @@
+"""Random layers and routes, and the segments and works that a batch of them is made of."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from moe_hw.arch import ROWS, Arch
+from rtl_gen.types import Kind, address_bits
+from rtl_gen.walk import Step
+
+ROUTER = -1
+"""Stands for the router among expert numbers."""
+
+
+def random_layer(arch: Arch, **given: int) -> dict[str, int]:
+    """A layer and a batch's cut of it; at most 4 chunks."""
+    experts = given.get("experts", random.choice([2, arch.max_experts, random.randint(2, arch.max_experts)]))
+    shared = random.randrange(3)
+    hidden = given.get("hidden_blocks", random.choice([1, 2, 1023, random.randint(1, 1023)]))
+    return {
+        "tokens": random.choice([1, min(2, arch.max_tokens), arch.max_tokens, random.randint(1, arch.max_tokens)]),
+        "slots": random.choice([arch.slots, random.randint(max(1, arch.slots // 3), arch.slots)]),
+        "chunk_blocks": -(-hidden // random.randint(1, min(4, hidden))),
+        "chunk_stride": random.getrandbits(14),
+        "shared_chunk_stride": random.getrandbits(14),
+        "hidden_blocks": hidden,
+        "inter_blocks": random.randint(1, 1023),
+        "shared_blocks": random.randint(1, 1023) if shared else 0,
+        "experts": experts,
+        "top_k": random.randint(1, min(arch.max_top_k, experts)),
+        "shared_gate": int(shared == 2),
+        "passes": random.randint(1, 2),
+        "shared_passes": random.randint(1, 2),
+        "router_passes": 4,
+        "router_address": random.getrandbits(20),
+        "expert_address": random.getrandbits(24),
+        "expert_stride": random.getrandbits(15),
+        "expert_down": random.getrandbits(14),
+        "shared_address": random.getrandbits(24),
+        "shared_down": random.getrandbits(20),
+        **given,
+    }
+
+
+def random_routes(layer: dict[str, int]) -> list[dict[str, Any]]:
+    """Routes as the router emits them; some batches use few of the experts."""
+    experts, top_k = layer["experts"], layer["top_k"]
+    candidates = random.sample(range(experts), random.choice([experts, random.randint(top_k, experts)]))
+    routes = []
+    for token in range(layer["tokens"]):
+        chosen = random.sample(candidates, top_k) + [experts] * (layer["shared_blocks"] != 0)
+        for expert in chosen:
+            weight = {"mantissa": random.randint(1 << 15, (1 << 16) - 1), "exponent": random.randint(-170, -15)}
+            routes.append({"token": token, "expert": expert, "weight": weight, "last": 0})
+    routes[-1]["last"] = 1
+    return routes
+
+
+def queues_of(layer: dict[str, int], routes: list[dict[str, Any]]) -> dict[int, list[int]]:
+    """Places of the routes of each expert that has any; of all tokens for the router, which has no places."""
+    queues: dict[int, list[int]] = {ROUTER: [0] * layer["tokens"]}
+    for place, route in enumerate(routes):
+        queues.setdefault(route["expert"], []).append(place)
+    return queues
+
+
+def even_parts(count: int, slots: int) -> list[int]:
+    """Sizes of the fewest parts of at most ``slots``, the larger ones first."""
+    parts = -(-count // slots)
+    return [count // parts + (number < count % parts) for number in range(parts)]
+
+
+def passes_of(layer: dict[str, int], used: set[int]) -> list[tuple[Kind, int, list[int]]]:
+    """Kind, chunk and experts of each pass: the shared expert first, then those that a token chose, in order."""
+    order = sorted(used - {ROUTER}, key=lambda expert: -1 if expert == layer["experts"] else expert)
+    chunks = -(-layer["hidden_blocks"] // layer["chunk_blocks"])
+    return [(Kind.ROUTER, 0, [ROUTER]), (Kind.UP, 0, order)] + [(Kind.DOWN, chunk, order) for chunk in range(chunks)]
+
+
+def segment_of(arch: Arch, layer: dict[str, int], kind: Kind, chunk: int, expert: int) -> dict[str, int]:
+    """The matrix, or the chunk of one, that a job multiplies."""
+    if expert == layer["experts"]:
+        address, down, stride = layer["shared_address"], layer["shared_down"], layer["shared_chunk_stride"]
+        inter, passes = layer["shared_blocks"], layer["shared_passes"]
+    else:
+        address, down = layer["expert_address"] + expert * layer["expert_stride"], layer["expert_down"]
+        inter, passes, stride = layer["inter_blocks"], layer["passes"], layer["chunk_stride"]
+    rows, blocks = 2 * ROWS * inter, layer["hidden_blocks"]
+    if kind == Kind.ROUTER:
+        address, rows, passes = layer["router_address"], layer["experts"] + layer["shared_gate"], layer["router_passes"]
+    elif kind == Kind.DOWN:
+        address += down + chunk * stride
+        rows = ROWS * min(layer["chunk_blocks"], layer["hidden_blocks"] - chunk * layer["chunk_blocks"])
+        blocks = inter
+    address %= 1 << address_bits(arch)
+    return {"address": address, "groups": -(-rows // arch.columns), "blocks": blocks, "passes": passes}
+
+
+def expected_batch(
+    arch: Arch, layer: dict[str, int], counts: dict[int, int]
+) -> tuple[list[dict[str, int]], list[dict[str, Any]]]:
+    """Segments and works of a batch, in order.
+
+    Parameters:
+        counts: vectors of each expert that has any, the shared one and ``ROUTER`` among them.
+
+    Returns:
+        Works have ``step``; jobs also their fields in ``work_layout`` but ``head``, and ``expert``.
+    """
+    segments, works = [], []
+    for kind, chunk, experts in passes_of(layer, set(counts)):
+        for expert in experts:
+            for number, slots in enumerate(even_parts(counts[expert], layer["slots"])):
+                segments.append(segment_of(arch, layer, kind, chunk, expert))
+                works.append({
+                    "step": Step.JOB.value, "kind": kind.value, "shared": int(expert == layer["experts"]),
+                    "fresh": int(number == 0), "slots": slots, "groups": segments[-1]["groups"], "expert": expert,
+                })  # fmt: skip
+        if kind == Kind.UP:
+            works.append({"step": Step.BARRIER.value})
+        elif kind == Kind.DOWN:
+            works.append({"step": Step.STORE.value})
+    return segments, works
