@@ -101,13 +101,13 @@ def test_a_read_delays_the_precharge() -> None:
 
 
 def test_bank_groups() -> None:
-    groups = {"bank_groups": 2, "tCCD_S": 8, "tCCD_L": 14, "tRRD_S": 12, "tRRD_L": 17, "tWTR_S": 9, "tWTR_L": 21}
+    groups = {"bank_groups": 2, "tCCD_S": 10, "tCCD_L": 14, "tRRD_S": 12, "tRRD_L": 17, "tWTR_S": 9, "tWTR_L": 21}
     other_group, same_group = 16, 32
     with Dram(simple(**groups)) as dram:
         assert (arrival(dram, 0), arrival(dram, other_group)) == (43, 43 + 12)  # two activates, tRRD_S
         assert arrival(dram, same_group, 1000) == 1028
-        assert arrival(dram, other_group, 1000) == 1028 + 8  # tCCD_S
-        assert arrival(dram, other_group + same_group, 1000) == 1036 + 14  # tCCD_L
+        assert arrival(dram, other_group, 1000) == 1028 + 10  # tCCD_S
+        assert arrival(dram, other_group + same_group, 1000) == 1038 + 14  # tCCD_L
     with Dram(simple(**groups)) as dram:
         assert (arrival(dram, 0), arrival(dram, 2 * ROW)) == (43, 43 + 17)  # tRRD_L
     for place, wait in ((other_group, 9), (same_group, 21)):
