@@ -10,16 +10,26 @@ import dataclasses
 import difflib
 import math
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 
 from moe_hw.errors import UsageError
 
 DEFAULT_BOARD = "ulx3s-85f"
-MEMORY_TYPES = ("sdr", "ddr3", "ddr4", "hbm2")
+MemoryType = Literal["sdr", "ddr3", "ddr4", "hbm2"]
+
+_UNGROUPED = {f"{name}_{reach}": name for name in ("tRRD", "tCCD", "tWTR") for reach in "SL"}
+_STANDARD_NAMES: dict[str, dict[str, str]] = {
+    "sdr": _UNGROUPED,
+    "ddr3": _UNGROUPED,
+    "hbm2": {"CL": "RL", "CWL": "WL", "tRCD": "tRCDRD", "tRTP": "tRTPL"}
+    | {name: name.replace("_", "") for name in _UNGROUPED},
+}
+"""What a memory type's own standard calls the fields of ``Timing``, where it differs: the keys of the file."""
 
 _FOLDER = Path(__file__).parent
 _T = TypeVar("_T")
@@ -38,10 +48,12 @@ class Fpga:
 
 @dataclass(frozen=True)
 class Timing:
-    """DRAM timing parameters with their JEDEC names, in nanoseconds.
+    """DRAM timing parameters in nanoseconds, with the names of DDR4 (JESD79-4).
 
-    ``tRTW`` is the gap on the data pins between a read's last transfer and a write's first one;
-    a parameter that the memory's standard does not have is 0.
+    The keys of a board file are those of the memory's own standard: SDR and DDR3 have no bank groups, and one
+    ``tRRD`` is both ``tRRD_S`` and ``tRRD_L``; HBM2 calls CL ``RL``, tRCD ``tRCDRD`` and tRRD_S ``tRRDS``.
+    ``tRTW``, in no standard, is the gap on the data pins between a read's last transfer and a write's first one.
+    A parameter that the standard does not have is 0.
     """
 
     CL: float
@@ -50,12 +62,17 @@ class Timing:
     tRP: float
     tRAS: float
     tRC: float
-    tRRD: float
+    tRRD_S: float
+    tRRD_L: float
     tFAW: float
+    tCCD_S: float
+    tCCD_L: float
     tRFC: float
     tREFI: float
     tWR: float
-    tWTR: float
+    tWTR_S: float
+    tWTR_L: float
+    tRTP: float
     tRTW: float
 
 
@@ -64,24 +81,26 @@ class Memory:
     """The memory of a board.
 
     Attributes:
-        type: one of ``MEMORY_TYPES``.
+        type: the standard, whose names the file's timing has.
         size_mib: MiB of all channels together.
         data_bits: data pins of one channel.
         mt_per_s: transfers on a pin, in millions per second.
         channels: independent channels, interleaved in small pieces.
-        banks: banks of a channel.
+        banks: banks of a channel, all groups together.
+        bank_groups: groups that they form; 1 where the standard has none.
         row_bytes: bytes of an open row of a bank, over all chips of the channel.
         burst_length: transfers of one DRAM burst.
         controller_ns: what controller and interconnect add to the latency of an access.
         timing: the chips' timing.
     """
 
-    type: str
+    type: MemoryType
     size_mib: int
     data_bits: int
     mt_per_s: float
     channels: int
     banks: int
+    bank_groups: int
     row_bytes: int
     burst_length: int
     controller_ns: float
@@ -143,9 +162,18 @@ def load_board(name_or_path: str | Path) -> Board:
             hint = f"; did you mean {close[0]}?" if close else "; or give the path of a YAML file"
             raise UsageError(f"board: expected one of {', '.join(known)}, got {text!r}{hint}")
         path = _FOLDER / f"{text}.yaml"
-    board = _record(Board, _read(path), str(path), "")
+    board = _record(Board, _read(path), str(path), "", {})
     _check(board, str(path))
     return board
+
+
+def as_yaml(board: Board) -> str:
+    """The board as the text of a file that :func:`load_board` reads."""
+    data = dataclasses.asdict(board)
+    names = _STANDARD_NAMES.get(board.memory.type, {})
+    timing = data["memory"]["timing"]
+    data["memory"]["timing"] = {names.get(field, field): value for field, value in timing.items()}
+    return yaml.safe_dump(data, sort_keys=False)
 
 
 class _Loader(yaml.SafeLoader):
@@ -171,35 +199,42 @@ def _read(path: Path) -> Any:
         raise UsageError(f"{path}: expected YAML, got: {line}") from None
 
 
-def _record(record: type[_T], value: Any, source: str, prefix: str) -> _T:
-    """Build the dataclass ``record`` from a mapping that has exactly its fields."""
+def _record(record: type[_T], value: Any, source: str, prefix: str, names: Mapping[str, str]) -> _T:
+    """Build the dataclass ``record`` from a mapping that has exactly its fields, some under other ``names``."""
     if not isinstance(value, dict):
         raise UsageError(f"{source}: {prefix or 'file'}: expected a mapping of keys, got {value!r}")
     hints = typing.get_type_hints(record)
+    keys = {field: names.get(field, field) for field in hints}
+    known = list(dict.fromkeys(keys.values()))
     dotted = f"{prefix}." if prefix else ""
     for key in value:
-        if key not in hints:
-            close = difflib.get_close_matches(str(key), hints, 1)
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise UsageError(f"{source}: {dotted}{key}: expected one of {', '.join(hints)}, got this key{hint}")
-    for key in hints:
+            raise UsageError(f"{source}: {dotted}{key}: expected one of {', '.join(known)}, got this key{hint}")
+    for key in known:
         if key not in value:
             raise UsageError(f"{source}: {dotted}{key}: expected this key, got none; add it")
-    return record(**{key: _value(hint, value[key], source, f"{dotted}{key}") for key, hint in hints.items()})
+    inner = _STANDARD_NAMES.get(str(value.get("type")), {})
+    return record(
+        **{field: _value(hints[field], value[key], source, f"{dotted}{key}", inner) for field, key in keys.items()}
+    )
 
 
-def _value(hint: Any, value: Any, source: str, key: str) -> Any:
+def _value(hint: Any, value: Any, source: str, key: str, names: Mapping[str, str]) -> Any:
     if dataclasses.is_dataclass(hint):
-        return _record(typing.cast(type, hint), value, source, key)
+        return _record(typing.cast(type, hint), value, source, key, names)
     if typing.get_origin(hint) is dict:
         if not isinstance(value, dict):
             raise UsageError(f"{source}: {key}: expected a mapping of sizes, got {value!r}")
         for name in value:
             if not isinstance(name, str):
                 raise UsageError(f"{source}: {key}: expected names as keys, got {name!r}")
-        return {name: _value(int, item, source, f"{key}.{name}") for name, item in value.items()}
+        return {name: _value(int, item, source, f"{key}.{name}", {}) for name, item in value.items()}
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is str:
+    if typing.get_origin(hint) is Literal:
+        ok, expected = value in typing.get_args(hint), f"one of {', '.join(typing.get_args(hint))}"
+    elif hint is str:
         ok, expected = isinstance(value, str) and value.strip() != "" and value.isprintable(), "one line of text"
     elif hint is int:
         ok, expected = number and isinstance(value, int) and value > 0, "a whole number above 0"
@@ -218,13 +253,13 @@ def _check(board: Board, source: str) -> None:
         if not ok:
             raise UsageError(f"{source}: {key}: expected {expected}, got {got!r}")
 
-    require(memory.type in MEMORY_TYPES, "memory.type", f"one of {', '.join(MEMORY_TYPES)}", memory.type)
     require(board.clock_mhz > 0, "clock_mhz", "a frequency above 0", board.clock_mhz)
     require(memory.mt_per_s > 0, "memory.mt_per_s", "a rate above 0", memory.mt_per_s)
-    for name in ("data_bits", "channels", "banks", "row_bytes", "burst_length"):
+    for name in ("data_bits", "channels", "banks", "bank_groups", "row_bytes", "burst_length"):
         value = getattr(memory, name)
         require(value & (value - 1) == 0, f"memory.{name}", "a power of two", value)
     require(memory.data_bits >= 8, "memory.data_bits", "at least 8", memory.data_bits)
+    require(memory.bank_groups <= memory.banks, "memory.bank_groups", f"at most {memory.banks}", memory.bank_groups)
     require(
         memory.burst_bytes <= memory.row_bytes,
         "memory.row_bytes",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from boards import Board
 from moe_hw.arch import ACC_BITS, EXP_BITS, ROWS, Arch, ArchError
@@ -17,6 +20,9 @@ DSPS_FIXED = 24
 LUTS_PER_MAC = 32
 LUTS_FIXED = 23000
 """The array's rows and everything else, from the same synthesis; for other sizes and families an estimate."""
+
+COLUMNS = (4, 8, 16, 32, 64, 128)
+"""Numbers of columns that :func:`size_array` tries; more than ``Arch`` takes would be several arrays."""
 
 QUEUE_ENTRY_BITS = 48
 """Token, weight and link of one place in the expert queues, rounded up."""
@@ -45,22 +51,81 @@ def estimate(board: Board, arch: Arch) -> dict[str, int]:
         ``array_dsps``, exact; ``dsps`` and ``luts`` of everything, estimates; ``<buffer>_bits`` of each buffer and
         ``memory_bits``, their sum. Block RAMs are coarser than bits, so a netlist uses more of them.
     """
+    return _estimate(arch, arch.columns)
+
+
+def _estimate(arch: Arch, columns: int) -> dict[str, int]:
+    """As :func:`estimate`, for any number of columns beside the other sizes of ``arch``."""
     buffers = {
-        "expert_buffer_bits": arch.expert_beats * arch.beat_bits,
+        "expert_buffer_bits": arch.expert_beats * ROWS * columns,
         "vector_buffer_bits": arch.vector_blocks * (ROWS * 8 + EXP_BITS),
-        "accumulator_bits": arch.slots * arch.columns * ACC_BITS,
-        "logit_bits": arch.logit_words * arch.columns * ACC_BITS,
+        "accumulator_bits": arch.slots * columns * ACC_BITS,
+        "logit_bits": arch.logit_words * columns * ACC_BITS,
         "combine_bits": arch.combine_elements * ACC_BITS,
         "queue_bits": arch.queue_entries * QUEUE_ENTRY_BITS,
     }
-    array_dsps = DSPS_PER_COLUMN * arch.columns
+    array_dsps = DSPS_PER_COLUMN * columns
     return {
         "array_dsps": array_dsps,
         "dsps": array_dsps + DSPS_FIXED,
-        "luts": LUTS_PER_MAC * ROWS * arch.columns + LUTS_FIXED,
+        "luts": LUTS_PER_MAC * ROWS * columns + LUTS_FIXED,
         **buffers,
         "memory_bits": sum(buffers.values()),
     }
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """A resource of an FPGA of which an accelerator needs more than there is."""
+
+    resource: str
+    unit: str
+    need: int
+    budget: int
+    advice: str
+
+
+def _shortages(board: Board, needs: dict[str, int]) -> Iterator[Shortage]:
+    fpga = board.fpga
+    for shortage in (
+        Shortage("multipliers", "", needs["dsps"], fpga.dsps, "choose fewer columns"),
+        Shortage("LUTs", "", needs["luts"], fpga.luts, "choose fewer columns"),
+        Shortage("block RAM", "kbit of ", -(-needs["memory_bits"] // 1024), fpga.bram_kbits, "choose smaller buffers"),
+    ):
+        if shortage.need > shortage.budget:
+            yield shortage
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """What an FPGA and its memory say about the number of columns.
+
+    Attributes:
+        columns: the most that fit, of all arrays together, a power of two; 0 if not even the least does.
+        limit: what twice as many would exceed, the resources of the FPGA or the numbers that are tried.
+        saturating: the fewest that take all that the memory's pins give, a power of two.
+    """
+
+    columns: int
+    limit: str
+    saturating: int
+
+
+def size_array(board: Board) -> Sizing:
+    """Size the array from the FPGA's budget, with the board's other sizes, and from the memory's bandwidth.
+
+    With int4 weights and one token, a tile of ``32 * columns`` weights is 4.25 beats, scales included, and the array
+    takes a beat of ``32 * columns`` bits a cycle: it saturates the memory if a beat is what the pins give in a cycle.
+    """
+    arch = arch_of(board)
+    beats = board.memory.bytes_per_second * 8 / (board.clock_mhz * 1e6 * ROWS)
+    saturating = max(COLUMNS[0], 1 << (math.ceil(beats) - 1).bit_length())
+    fitting = 0
+    for columns in COLUMNS:
+        if short := [shortage.resource for shortage in _shortages(board, _estimate(arch, columns))]:
+            return Sizing(fitting, " and ".join(short), saturating)
+        fitting = columns
+    return Sizing(fitting, "the generator's range", saturating)
 
 
 def check(board: Board, arch: Arch) -> None:
@@ -69,15 +134,11 @@ def check(board: Board, arch: Arch) -> None:
     Raises:
         UsageError: it needs more multipliers, LUTs or memory than the FPGA has, or cannot address the board's memory.
     """
-    needs = estimate(board, arch)
-    memory_kbits = -(-needs["memory_bits"] // 1024)
-    for what, need, budget, advice in (
-        ("multipliers", needs["dsps"], board.fpga.dsps, "choose fewer columns"),
-        ("LUTs", needs["luts"], board.fpga.luts, "choose fewer columns"),
-        ("kbit of block RAM", memory_kbits, board.fpga.bram_kbits, "choose smaller buffers"),
-    ):
-        if need > budget:
-            raise UsageError(f"{board.name}: expected at most {budget} {what}, the accelerator needs {need}; {advice}")
+    if short := next(_shortages(board, estimate(board, arch)), None):
+        raise UsageError(
+            f"{board.name}: expected at most {short.budget} {short.unit}{short.resource}, "
+            f"the accelerator needs {short.need}; {short.advice}"
+        )
     reach = (board.memory.size_bytes - 1).bit_length()
     if arch.addr_bits < reach:
         raise UsageError(

@@ -6,7 +6,6 @@ that exists is whole; it depends on its inputs alone, byte for byte.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -16,9 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from boards import Board, load_board
+from boards import Board, as_yaml, load_board
 from moe_hw.arch import Arch, ArchError
 from moe_hw.errors import DeviceError, SetupError, UsageError
 
@@ -56,8 +53,7 @@ def write_generated(
     """
     path = path.resolve()
     check_writable(path)
-    board_text = yaml.safe_dump(dataclasses.asdict(board), sort_keys=False)
-    files = {VERILOG: verilog, BOARD: board_text, **extra}
+    files = {VERILOG: verilog, BOARD: as_yaml(board), **extra}
     manifest = {
         "kind": KIND,
         "board": board.name,

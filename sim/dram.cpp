@@ -20,25 +20,28 @@ void Dram::reset(uint64_t cycle) {
     for (Channel& channel : channels_) {
         channel = Channel();
         channel.banks.assign(p_.banks, Bank{-1, LONG_AGO, now - p_.tRP});
+        channel.any = Recent{LONG_AGO, LONG_AGO, LONG_AGO};
+        channel.groups.assign(p_.bank_groups, channel.any);
         channel.activates.fill(LONG_AGO);
         channel.bus_free = channel.blocked = now;
         channel.refresh_due = now + p_.tREFI;
     }
 }
 
-Dram::Plan Dram::plan(const Channel& channel, const Bank& bank, int64_t row, bool write, Time now) const {
+Dram::Plan Dram::plan(const Channel& channel, const Recent& group, const Bank& bank, int64_t row, bool write,
+                      Time now) const {
     Plan plan{LONG_AGO, 0, 0};
     Time row_open = bank.activated + p_.tRCD;
     if (bank.row != row) {
         const Time precharge = bank.row < 0 ? bank.precharge : std::max(now, bank.precharge);
-        const Time newest = channel.activates[(channel.oldest + 3) % 4];
         plan.activate = std::max({now, channel.blocked, precharge + p_.tRP, bank.activated + p_.tRC,
-                                  newest + p_.tRRD, channel.activates[channel.oldest] + p_.tFAW});
+                                  channel.any.activate + p_.tRRD_S, group.activate + p_.tRRD_L,
+                                  channel.activates[channel.oldest] + p_.tFAW});
         row_open = plan.activate + p_.tRCD;
     }
     const Time latency = write ? p_.CWL : p_.CL;
-    Time command = std::max(now, row_open);
-    if (!write && channel.wrote) command = std::max(command, channel.bus_free + p_.tWTR);
+    Time command = std::max({now, row_open, channel.any.command + p_.tCCD_S, group.command + p_.tCCD_L});
+    if (!write) command = std::max({command, channel.any.written + p_.tWTR_S, group.written + p_.tWTR_L});
     const Time turnaround = write && !channel.wrote ? p_.tRTW : 0;
     plan.data = std::max(command + latency, channel.bus_free + turnaround);
     plan.command = plan.data - latency;
@@ -65,25 +68,32 @@ Time Dram::transfer(uint64_t address, bool write, Time now) {
     const uint64_t piece = address / INTERLEAVE;
     Channel& channel = channels_[piece % channels_.size()];
     const uint64_t local = piece / channels_.size() * INTERLEAVE + address % INTERLEAVE;
-    const uint64_t page = local / p_.row_bytes;
-    Bank& bank = channel.banks[page % p_.banks];
-    const int64_t row = page / p_.banks;
+    const uint64_t burst = local / p_.burst_bytes;
+    const uint64_t page = burst / p_.bank_groups * p_.burst_bytes / p_.row_bytes;
+    const uint64_t group_banks = p_.banks / p_.bank_groups;
+    const uint64_t number = burst % p_.bank_groups;
+    Recent& group = channel.groups[number];
+    Bank& bank = channel.banks[number * group_banks + page % group_banks];
+    const int64_t row = page / group_banks;
 
-    Plan next = plan(channel, bank, row, write, now);
+    Plan next = plan(channel, group, bank, row, write, now);
     while (next.command >= channel.refresh_due) {
         refresh(channel);
-        next = plan(channel, bank, row, write, now);
+        next = plan(channel, group, bank, row, write, now);
     }
     if (bank.row != row) {
         bank.row = row;
-        bank.activated = next.activate;
+        bank.activated = channel.any.activate = group.activate = next.activate;
         bank.precharge = next.activate + p_.tRAS;
         channel.activates[channel.oldest] = next.activate;
         channel.oldest = (channel.oldest + 1) % 4;
     }
+    channel.any.command = group.command = next.command;
     channel.bus_free = next.data + p_.burst;
     channel.wrote = write;
-    bank.precharge = std::max(bank.precharge, write ? channel.bus_free + p_.tWR : next.command + p_.burst);
+    if (write) channel.any.written = group.written = channel.bus_free;
+    const Time precharge = write ? channel.bus_free + p_.tWR : next.command + std::max(p_.burst, p_.tRTP);
+    bank.precharge = std::max(bank.precharge, precharge);
     return next.data;
 }
 

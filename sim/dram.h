@@ -1,11 +1,12 @@
 // Timing of a DRAM: when the data of an access is there. It holds no data.
 //
-// Each channel has banks with one open row, an open-page policy and a data bus. Accesses are served in the order in
-// which they come; what an access needs is put on the timeline at once, so a bank is precharged and activated while
-// the data of earlier accesses still moves. Address map of a channel: row, bank, column, from the top, so the next
-// row of a sequential stream lies in another bank.
+// Channels share nothing. Each has banks with one open row, in bank groups, an open-page policy and a data bus. Accesses
+// are served in the order in which they come; what an access needs is put on the timeline at once, so a bank is
+// precharged and activated while the data of earlier accesses still moves. Address map of a channel: row, bank of a
+// group, column, bank group, from the top. So neighbouring bursts lie in different groups (tCCD_L is longer than a
+// burst), and the next row of a sequential stream in another bank. Refresh is of all banks, each tREFI.
 //
-// Not modelled: bank groups (tCCD_L), the command bus, reordering by the controller.
+// Not modelled: the command bus, reordering by the controller, postponed and per-bank refresh.
 
 #pragma once
 
@@ -21,8 +22,9 @@ struct DramParameters {
     Time cycle;  // of the fabric clock
     Time burst;  // one DRAM burst on the data pins
     Time controller;
-    Time CL, CWL, tRCD, tRP, tRAS, tRC, tRRD, tFAW, tRFC, tREFI, tWR, tWTR, tRTW;
-    int64_t burst_bytes, row_bytes, banks, channels;
+    Time CL, CWL, tRCD, tRP, tRAS, tRC, tRRD_S, tRRD_L, tFAW, tCCD_S, tCCD_L, tRFC, tREFI, tWR, tWTR_S, tWTR_L, tRTP,
+        tRTW;
+    int64_t burst_bytes, row_bytes, banks, bank_groups, channels;
 };
 
 class Dram {
@@ -45,13 +47,18 @@ private:
         Time activated = 0;   // last activate
         Time precharge = 0;   // earliest next precharge; while closed: when the last one was due
     };
+    struct Recent {  // the last ones of a channel or of a bank group
+        Time activate, command, written;
+    };
     struct Channel {
         std::vector<Bank> banks;
-        std::array<Time, 4> activates;  // the last four, for tRRD and tFAW
+        std::vector<Recent> groups;
+        Recent any;
+        std::array<Time, 4> activates;  // the last four, for tFAW
         unsigned oldest = 0;
         Time bus_free = 0;
-        bool wrote = false;             // direction of the last transfer
-        Time blocked = 0;               // no activate before this: refresh
+        bool wrote = false;  // direction of the last transfer
+        Time blocked = 0;    // no activate before this: refresh
         Time refresh_due = 0;
     };
     struct Plan {
@@ -61,7 +68,7 @@ private:
     };
 
     Time transfer(uint64_t address, bool write, Time now);
-    Plan plan(const Channel& channel, const Bank& bank, int64_t row, bool write, Time now) const;
+    Plan plan(const Channel& channel, const Recent& group, const Bank& bank, int64_t row, bool write, Time now) const;
     void refresh(Channel& channel);
     uint64_t to_cycle(Time time) const { return (time + p_.cycle - 1) / p_.cycle; }
 

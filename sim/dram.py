@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
 import math
 from types import TracebackType
@@ -10,12 +11,12 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from boards import Board
+from boards import Board, Timing
 from sim import build
 
 _FEMTOSECONDS = 10**15
-_TIMINGS = ("CL", "CWL", "tRCD", "tRP", "tRAS", "tRC", "tRRD", "tFAW", "tRFC", "tREFI", "tWR", "tWTR", "tRTW")
-_GEOMETRY = ("burst_bytes", "row_bytes", "banks", "channels")
+_TIMINGS = tuple(field.name for field in dataclasses.fields(Timing))
+_GEOMETRY = ("burst_bytes", "row_bytes", "banks", "bank_groups", "channels")
 
 
 class Parameters(ctypes.Structure):

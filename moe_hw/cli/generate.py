@@ -49,6 +49,11 @@ def execute(args: argparse.Namespace) -> int:
     }
     write_generated(args.output, board, arch, verilog, extra, {"version": __version__, "layers": layers})
     print(table(("resource (estimate)", "used", "board"), _resource_rows(resources, _budget(board))))
+    sizing = fit.size_array(board)
+    print(
+        f"array: {arch.columns} columns; {sizing.columns} would fit, limited by {sizing.limit}; "
+        f"{sizing.saturating} would saturate the memory"
+    )
     print(f"{args.output}: accelerator for {board.name}, configuration {arch.hash:#018x}")
     for layer in layers:
         print(f"fits: {layer['count']} MoE layers of {args.model}, {layer['tokens']} tokens at a time")

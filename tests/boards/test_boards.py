@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import boards
-from boards import DEFAULT_BOARD, list_boards, load_board
+from boards import DEFAULT_BOARD, as_yaml, list_boards, load_board
 from moe_hw.errors import UsageError
 
 GOOD: dict[str, Any] = yaml.safe_load((Path(boards.__file__).parent / "ulx3s-85f.yaml").read_text())
@@ -48,6 +48,52 @@ def test_boards_that_come_with_the_project() -> None:
         assert load_board(name).name == name
 
 
+@pytest.mark.parametrize(
+    ("name", "gigabytes_per_second", "size_mib"),
+    [
+        ("ulx3s-85f", 0.266, 32),
+        ("ecpix5-85f", 1.6, 512),
+        ("kv260", 19.2, 4096),
+        ("zcu102", 19.2, 4096),
+        ("u280", 32 * 14.375, 8192),
+        ("u55c", 32 * 14.375, 16384),
+    ],
+)
+def test_memories(name: str, gigabytes_per_second: float, size_mib: int) -> None:
+    memory = load_board(name).memory
+    assert memory.bytes_per_second == pytest.approx(gigabytes_per_second * 1e9)
+    assert memory.size_mib == size_mib
+
+
+@pytest.mark.parametrize("name", list_boards())
+def test_timing_contradicts_neither_itself_nor_the_pins(name: str) -> None:
+    memory, timing = load_board(name).memory, load_board(name).memory.timing
+    burst = memory.burst_length / memory.mt_per_s * 1e3
+    assert timing.tCCD_S <= burst * 1.01, "the pins could not be kept busy"
+    assert timing.tCCD_L <= burst * memory.bank_groups * 1.01, "nor by turns of the groups"
+    assert timing.tRC >= timing.tRAS + timing.tRP or memory.type == "sdr"
+    for name in ("tRRD", "tCCD", "tWTR"):
+        short, long = getattr(timing, f"{name}_S"), getattr(timing, f"{name}_L")
+        assert short == long if memory.bank_groups == 1 else short < long
+
+
+@pytest.mark.parametrize("name", list_boards())
+def test_a_board_as_text_reads_back(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "board.yaml"
+    path.write_text(as_yaml(load_board(name)))
+    assert load_board(path) == load_board(name)
+    keys = yaml.safe_load((Path(boards.__file__).parent / f"{name}.yaml").read_text())["memory"]["timing"]
+    assert set(yaml.safe_load(path.read_text())["memory"]["timing"]) == set(keys)
+
+
+def test_timing_has_the_names_of_its_standard(tmp_path: Path) -> None:
+    timing = load_board("u280").memory.timing
+    assert (timing.CL, timing.tRRD_S, timing.tRRD_L) == (14, 4, 6)
+    assert load_board("ulx3s-85f").memory.timing.tRRD_L == load_board("ulx3s-85f").memory.timing.tRRD_S == 14
+    message = refusal(tmp_path, yaml.safe_dump(changed("memory.type", "hbm2")))
+    assert message.startswith("memory.timing.CL: expected one of RL, WL, tRCDRD, ")
+
+
 def test_figures_of_the_default_board() -> None:
     board = load_board("ulx3s-85f")
     assert (board.fpga.luts, board.fpga.dsps, board.fpga.bram_kbits) == (83640, 156, 208 * 18)
@@ -63,7 +109,9 @@ def test_a_file_by_its_path(tmp_path: Path) -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(UsageError, match=r"^board: expected one of kv260, .*, got 'ULX3S'; did you mean ulx3s-85f\?$"):
+    with pytest.raises(
+        UsageError, match=r"^board: expected one of ecpix5-85f, kv260, .*, got 'ULX3S'; did you mean ulx3s-85f\?$"
+    ):
         load_board("ULX3S")
     with pytest.raises(UsageError, match=r"got 'qqq'; or give the path of a YAML file$"):
         load_board("qqq")
@@ -77,7 +125,7 @@ def test_unknown_names() -> None:
         ("name", ..., "name: expected this key, got none; add it"),
         ("memory.timing.tRFC", ..., "memory.timing.tRFC: expected this key, got none; add it"),
         ("memory.bank", 4, "memory.bank: expected one of type, size_mib, data_bits, mt_per_s, channels, banks, "
-            "row_bytes, burst_length, controller_ns, timing, got this key; did you mean banks?"),
+            "bank_groups, row_bytes, burst_length, controller_ns, timing, got this key; did you mean banks?"),
         ("fpga", 5, "fpga: expected a mapping of keys, got 5"),
         ("fpga.luts", "many", "fpga.luts: expected a whole number above 0, got 'many'"),
         ("fpga.luts", 1.5, "fpga.luts: expected a whole number above 0, got 1.5"),
@@ -89,6 +137,9 @@ def test_unknown_names() -> None:
         ("description", "", "description: expected one line of text, got ''"),
         ("memory.type", "ddr9", "memory.type: expected one of sdr, ddr3, ddr4, hbm2, got 'ddr9'"),
         ("memory.banks", 3, "memory.banks: expected a power of two, got 3"),
+        ("memory.bank_groups", 8, "memory.bank_groups: expected at most 4, got 8"),
+        ("memory.timing.tRRD_S", 5, "memory.timing.tRRD_S: expected one of CL, CWL, tRCD, tRP, tRAS, tRC, tRRD, tFAW, "
+            "tCCD, tRFC, tREFI, tWR, tWTR, tRTP, tRTW, got this key; did you mean tRRD?"),
         ("memory.data_bits", 4, "memory.data_bits: expected at least 8, got 4"),
         ("memory.row_bytes", 8, "memory.row_bytes: expected at least a burst of 16 bytes, got 8"),
         ("memory.timing.tRP", -1, "memory.timing.tRP: expected a number, not negative, got -1"),

@@ -160,6 +160,7 @@ def test_generate_is_reproducible_and_complete(
     assert cli.main([*argv, str(out)]) == 0
     printed = capsys.readouterr().out
     assert "fits: 2 MoE layers" in printed and re.search(r"array_dsps +128\b", printed)
+    assert "array: 8 columns; 8 would fit, limited by multipliers; 4 would saturate the memory\n" in printed
     names = ["board.yaml", "manifest.json", "moe_hw.v", "registers.json", "registers.md", "resources.json"]
     assert sorted(path.name for path in out.iterdir()) == names
     board = load_board("ulx3s-85f")

@@ -9,7 +9,7 @@ import pytest
 from boards import Board, list_boards, load_board
 from moe_hw.arch import Arch
 from moe_hw.errors import UsageError
-from moe_hw.fit import arch_of, check, estimate
+from moe_hw.fit import Sizing, arch_of, check, estimate, size_array
 
 
 def with_accelerator(**sizes: int) -> Board:
@@ -66,3 +66,59 @@ def test_luts_have_a_budget() -> None:
     small = dataclasses.replace(board, fpga=dataclasses.replace(board.fpga, luts=20000))
     with pytest.raises(UsageError, match="expected at most 20000 LUTs, the accelerator needs 31192"):
         check(small, Arch())
+
+
+@pytest.mark.parametrize(
+    ("name", "sizing"),
+    [
+        ("ulx3s-85f", Sizing(8, "multipliers", 4)),
+        ("ecpix5-85f", Sizing(8, "multipliers", 8)),
+        ("kv260", Sizing(32, "block RAM", 16)),
+        ("zcu102", Sizing(64, "block RAM", 16)),
+        ("u280", Sizing(128, "the generator's range", 512)),
+        ("u55c", Sizing(128, "the generator's range", 512)),
+    ],
+)
+def test_sizing_of_the_boards(name: str, sizing: Sizing) -> None:
+    assert size_array(load_board(name)) == sizing
+
+
+@pytest.mark.parametrize("name", list_boards())
+def test_a_board_has_no_more_columns_than_fit(name: str) -> None:
+    board = load_board(name)
+    assert board.accelerator["columns"] <= size_array(board).columns
+
+
+@pytest.mark.parametrize(
+    ("budget", "columns", "limit"),
+    [
+        # Needs of 16 columns: 16 * 16 + 24 multipliers, 32 * 32 * 16 + 23000 LUTs, 2733.75 kbit.
+        ({"dsps": 280}, 16, "multipliers"),
+        ({"dsps": 279}, 8, "multipliers"),
+        ({"luts": 39384}, 16, "LUTs"),
+        ({"luts": 39383}, 8, "LUTs"),
+        ({"dsps": 279, "luts": 39383}, 8, "multipliers and LUTs"),
+        ({"bram_kbits": 2734}, 16, "block RAM"),
+        ({"bram_kbits": 2733}, 8, "block RAM"),
+        ({"luts": 1000}, 0, "LUTs"),
+    ],
+)
+def test_sizing_names_what_limits_it(budget: dict[str, int], columns: int, limit: str) -> None:
+    board = load_board("ulx3s-85f")
+    plenty = {"dsps": 10**6, "luts": 10**6, "bram_kbits": 10**6} | budget
+    sized = size_array(dataclasses.replace(board, fpga=dataclasses.replace(board.fpga, **plenty)))
+    assert (sized.columns, sized.limit) == (columns, limit)
+
+
+@pytest.mark.parametrize(
+    ("clock_mhz", "columns"),
+    [
+        (300, 16),  # 512 bits a cycle at the pins, 16 columns of 32 bits
+        (299, 32),
+        (600, 8),
+        (10**4, 4),  # the least
+    ],
+)
+def test_columns_that_saturate_the_memory(clock_mhz: float, columns: int) -> None:
+    board = dataclasses.replace(load_board("kv260"), clock_mhz=clock_mhz)
+    assert size_array(board).saturating == columns
