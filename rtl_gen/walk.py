@@ -57,7 +57,8 @@ class Walk(wiring.Component):
     soon as they are known: weights stream while earlier jobs compute, across experts and passes. A job never waits
     for the segment of a later one.
 
-    Latency and throughput: an expert that no token chose takes three cycles, any other about eight.
+    Latency and throughput: an expert that no token chose takes three cycles, any other nine with one job; with more,
+    two for each further job and what ``Split`` takes.
 
     Parameters
     ----------
