@@ -51,7 +51,7 @@ def work_layout(arch: Arch) -> data.StructLayout:
 
 
 class Walk(wiring.Component):
-    """Issues the router's jobs, then gate_up of every expert that a token chose, then down of all of them, chunk by chunk.
+    """Issues the router's jobs, then gate_up of every expert that a token chose, then down of them, chunk by chunk.
 
     The shared expert comes first in each pass, and its gate_up does not wait for the routes. Segments are offered as
     soon as they are known: weights stream while earlier jobs compute, across experts and passes. A job never waits
@@ -207,7 +207,11 @@ class Walk(wiring.Component):
             with m.State("JOB"):
                 m.d.comb += [work.step.eq(Step.JOB), queue.w_en.eq(1)]
                 with m.If(queue.w_rdy):
-                    m.d.sync += [fresh.eq(0), parts_left.eq(parts_left - 1), extra_left.eq(extra_left - (extra_left != 0))]
+                    m.d.sync += [
+                        fresh.eq(0),
+                        parts_left.eq(parts_left - 1),
+                        extra_left.eq(extra_left - (extra_left != 0)),
+                    ]
                     m.next = "SEGMENT"
                     with m.If(parts_left == 1):
                         m.next = "NEXT"
