@@ -53,7 +53,7 @@ class Combine(wiring.Component):
     Members
     -------
     results : In(stream of result_layout(arch)), kind DOWN
-        Accumulators of one slot and column group. Throughput: ``lanes`` columns a cycle; waits for nothing but ``hold``.
+        Accumulators of one slot and column group. Throughput: ``lanes`` columns a cycle; waits only for ``hold``.
     layer : In(layer_layout())
         The layer at work, stable from its first result to the last output.
     job_done : Out(1)

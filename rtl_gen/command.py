@@ -120,7 +120,8 @@ class Command(wiring.Component):
                 width = len(Signal(fields[name].shape))
                 m.d.comb += layer[name].eq(reader.record[32 * position : 32 * position + width])
         m.d.comb += [layer[name].eq(command[name]) for name in CUT_WORDS]
-        m.d.comb += [getattr(self, f"{name}_address").eq(command[name]) for name in ("layer", "input", "hidden", "output")]
+        for name in ("layer", "input", "hidden", "output"):
+            m.d.comb += getattr(self, f"{name}_address").eq(command[name])
         m.submodules.check = check = LayerCheck(arch)
         m.d.comb += [
             check.layer.eq(layer),

@@ -153,22 +153,21 @@ class Dispatcher(wiring.Component):
             with m.State("IDLE"):
                 m.d.comb += self.idle.eq(~self.works.valid & (outstanding == 0))
                 m.d.sync += [arrived.eq(0), index.eq(0)]
-                with m.If(self.works.valid):
-                    with m.Switch(work.step):
-                        with m.Case(Step.JOB):
-                            m.d.comb += [
-                                begin.eq((halves_used != 2) & (outstanding != OUTSTANDING)),
-                                self.works.ready.eq(begin),
-                            ]
-                        with m.Case(Step.BARRIER):
-                            m.d.comb += [
-                                self.loading.eq(1),
-                                self.works.ready.eq((outstanding == 0) & self.written),
-                            ]
-                        with m.Case(Step.STORE):
-                            m.d.comb += self.store.eq(outstanding == 0)
-                            with m.If(self.store):
-                                m.next = "STORE"
+                with m.If(self.works.valid), m.Switch(work.step):
+                    with m.Case(Step.JOB):
+                        m.d.comb += [
+                            begin.eq((halves_used != 2) & (outstanding != OUTSTANDING)),
+                            self.works.ready.eq(begin),
+                        ]
+                    with m.Case(Step.BARRIER):
+                        m.d.comb += [
+                            self.loading.eq(1),
+                            self.works.ready.eq((outstanding == 0) & self.written),
+                        ]
+                    with m.Case(Step.STORE):
+                        m.d.comb += self.store.eq(outstanding == 0)
+                        with m.If(self.store):
+                            m.next = "STORE"
                 with m.If(begin):
                     m.d.sync += [
                         job.kind.eq(work.kind),

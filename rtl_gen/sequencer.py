@@ -10,7 +10,6 @@ from moe_hw.arch import ROWS, TILES_PER_SCALE_BEAT, Arch
 from rtl_gen.accumulate import FRACTION, tag_layout
 from rtl_gen.plane_loader import PlaneLoader
 from rtl_gen.row import command_layout
-from rtl_gen.vector_buffer import ExponentRead
 from rtl_gen.types import (
     Kind,
     SlotRead,
@@ -18,6 +17,7 @@ from rtl_gen.types import (
     layer_layout,
     slot_bits,
 )
+from rtl_gen.vector_buffer import ExponentRead
 from rtl_gen.vector_pipeline import VectorPipeline
 
 

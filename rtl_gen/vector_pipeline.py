@@ -15,8 +15,8 @@ from rtl_gen.array import LATENCY
 from rtl_gen.delay import Delay
 from rtl_gen.plane_loader import plane_layout
 from rtl_gen.row import command_layout
-from rtl_gen.vector_buffer import ExponentRead
 from rtl_gen.types import slot_layout
+from rtl_gen.vector_buffer import ExponentRead
 
 COMMAND_STAGE = 3
 """Pipeline stage, counted from the decision to issue, in which the command enters the array."""
@@ -28,7 +28,7 @@ TAG_STAGE = 5
 def vector_layout(arch: Arch) -> data.StructLayout:
     """A vector to multiply.
 
-    ``result`` is without the slot's contents and the exponents. The vector lies in ``half`` of the vector buffer; vectors are
+    ``result`` is without the slot's contents and the exponents. The vector lies in ``half`` of the vector buffer; they are
     ``stride`` blocks apart, and the block is number ``block`` of it, or ``lower`` further for a lower half.
     ``right`` is the accumulator's shift, but for the exponents' part; the rest is the tag's.
     """
