@@ -20,7 +20,8 @@ ARCHES = {
     "small": Arch(columns=4, vector_blocks=64, max_tokens=1, slots=1, max_experts=8, max_top_k=1, logit_words=2,
                   combine_elements=64),
     "default": Arch(),
-    "wide": Arch(columns=128, vector_blocks=1 << 14, max_tokens=512, slots=128, max_experts=512, combine_elements=1 << 18),
+    "wide": Arch(columns=128, vector_blocks=1 << 14, max_tokens=512, slots=128, max_experts=512,
+                 combine_elements=1 << 18),
 }  # fmt: skip
 
 
@@ -32,7 +33,8 @@ def test_layer_check(arch: str) -> None:
 def near(*limits: int) -> int:
     """A number at one of the limits, next to it, or below; seldom 0."""
     limit = random.choice(limits)
-    return max(random.random() > 0.03, random.choice([limit, limit, limit + 1, limit - 1, random.randint(0, limit)]))
+    least = int(random.random() > 0.03)
+    return max(least, random.choice([limit, limit, limit + 1, limit - 1, random.randint(0, limit)]))
 
 
 def random_case(arch: Arch) -> tuple[int, int, dict[str, int]]:
