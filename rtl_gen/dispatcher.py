@@ -30,7 +30,7 @@ OUTSTANDING = 15
 class Dispatcher(wiring.Component):
     """Turns the walk's works into jobs. While the array works on one, the vectors of the next are loaded.
 
-    Latency and throughput: four cycles a slot, then as long as the vectors take.
+    Latency and throughput: five cycles a slot, then as long as the vectors take.
 
     Parameters
     ----------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from amaranth.back import verilog
+from amaranth.back import rtlil, verilog
 from amaranth.hdl import ClockSignal, Instance, ResetSignal
 from amaranth.lib import wiring
 
@@ -36,9 +36,11 @@ def to_verilog(component: wiring.Component, name: str) -> str:
 
 
 def _convert(component: wiring.Component, name: str) -> str:
-    text = verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
-    return _ZERO_MEMORY.sub("", text)
+    text = rtlil.convert(component, name=name, emit_src=False)
+    # What `verilog.convert` does, but for the zeros between its two steps.
+    return verilog._convert_rtlil_text(_ZERO_MEMORY.sub("", text), strip_internal_attrs=True)
 
 
-_ZERO_MEMORY = re.compile(r"  initial begin\n(?:    \S+ ?\[\d+\] = \d+'h0+;\n)+  end\n")
-"""A memory's initial contents of nothing but zeros, a line a word: half of the text, and no block relies on them."""
+_ZERO_MEMORY = re.compile(r"^ *cell \$meminit_v2 [^\n]*\n(?: *parameter [^\n]*\n| *connect \\ADDR [^\n]*\n)*"
+                          r" *connect \\DATA \d+'0+\n.*?^ *end\n", re.MULTILINE | re.DOTALL)
+"""A memory's initial contents of nothing but zeros: no block relies on them, and Yosys takes minutes for large ones."""

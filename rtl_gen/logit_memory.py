@@ -17,7 +17,7 @@ SCAN_LATENCY = 5
 
 
 class LogitMemory(wiring.Component):
-    """Stores the result words of a job, then reads a token's logits one after another.
+    """Stores the result words of a job, then reads a slot's logits one after another.
 
     Latency: ``SCAN_LATENCY``; throughput: a result word or a logit a cycle.
 
@@ -29,7 +29,7 @@ class LogitMemory(wiring.Component):
     Members
     -------
     results : In(stream of result_layout)
-        A word a cycle, in any order, until the one marked ``last``; no more until ``release``.
+        A word a cycle, in any order, until the last slot's, marked ``last``; no more until ``release``.
     groups, tokens : In
         Result words of a token; tokens of the batch.
     full : Out(1)

@@ -9,10 +9,11 @@ import cocotb
 import pytest
 from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
 
-from moe_hw.arch import ROWS, SEGMENT_ALIGN, Arch
+from moe_hw.arch import SEGMENT_ALIGN, Arch
 from moe_hw.registers import COMMAND, COMMAND_MAGIC, COMPLETION, COUNTERS, LAYER, LAYER_MAGIC, Status, Waiting
+from rtl_gen.bus import range_layout
 from rtl_gen.command import Command
-from rtl_gen.types import layer_layout
+from rtl_gen.types import CUT_WORDS, layer_layout
 from sim.bench import streams
 from sim.bench.memory import serve_reads
 from sim.bench.runner import parameter, run_bench
@@ -26,34 +27,49 @@ LAYER_WORDS = {
     "normalise": 1, "shared_gate": 1, "passes": 1, "shared_passes": 2, "router_passes": 4, "expert_stride": 77,
     "router_exponent": -30, "router_shift": -3, "combine_exponent": 5,
 }  # fmt: skip
-BEFORE = {
-    Status.BAD_LAYER: {"magic": LAYER_MAGIC + 1},
-    Status.BAD_SHAPE: {"hidden_blocks": 0},
-    Status.TOO_MANY_EXPERTS: {"experts": 17},
-    Status.BAD_TOP_K: {"top_k": 5},
-    Status.TOKEN_BUFFER_FULL: {"hidden_blocks": 32},
-    Status.COMBINE_BUFFER_FULL: {"hidden_blocks": 9},
-    Status.LOGIT_BUFFER_FULL: {"experts": 16},
-}
-"""Changes of the layer that are refused; four tokens."""
-SHAPES = [{"inter_blocks": 0}, {"passes": 0}, {"router_passes": 0}, {"experts": 0}, {"shared_passes": 0},
-          {"shared_blocks": 0}]  # fmt: skip
+BEFORE = [
+    (Status.BAD_LAYER, {"magic": LAYER_MAGIC + 1}, {}),
+    *((Status.BAD_TOKENS, {}, {"tokens": tokens}) for tokens in (0, 5, 1 << 15)),
+    *((Status.BAD_SHAPE, {name: 0}, {}) for name in ("hidden_blocks", "inter_blocks", "passes", "router_passes",
+                                                     "experts", "shared_passes", "shared_blocks")),
+    (Status.TOO_MANY_EXPERTS, {"experts": 17}, {}),
+    *((Status.BAD_TOP_K, layer, {}) for layer in ({"top_k": 5}, {"top_k": 0}, {"experts": 1})),
+    *((Status.VECTOR_BUFFER_FULL, {name: size}, {}) for name, size in (("hidden_blocks", 33), ("inter_blocks", 65),
+                                                                      ("shared_blocks", 65))),
+    (Status.COMBINE_BUFFER_FULL, {"hidden_blocks": 9}, {"chunk_blocks": 9}),
+    (Status.LOGIT_BUFFER_FULL, {"experts": 16}, {"slots": 4}),
+    *((Status.BAD_CUT, {}, words) for words in ({"slots": 0}, {"slots": 5}, {"chunk_blocks": 0}, {"chunk_blocks": 4})),
+]  # fmt: skip
+"""Changes of the layer and of the command that are refused."""
+LARGEST = [
+    ({"experts": 15}, {"slots": 4}), ({"experts": 16}, {}), ({"top_k": 4}, {}), ({"hidden_blocks": 32}, {}),
+    ({"inter_blocks": 64}, {}), ({"shared_blocks": 64}, {}), ({"hidden_blocks": 8}, {"chunk_blocks": 8}),
+    ({}, {"chunk_blocks": 3}), ({}, {"slots": 4}),
+]  # fmt: skip
+"""Changes that are not."""
 AFTER = {
-    "input_error": Status.INPUT_READ_ERROR,
+    "vector_error": Status.VECTOR_READ_ERROR,
     "weight_error": Status.WEIGHT_READ_ERROR,
     "write_error": Status.WRITE_ERROR,
     "overflow": Status.OVERFLOW,
 }
 """Flags in the order in which they win."""
+OTHERS = {
+    "weights_outstanding": Waiting.WEIGHT_READ,
+    "loading": Waiting.VECTOR_READ,
+    "router_busy": Waiting.ROUTING,
+    "storing_output": Waiting.OUTPUT_WRITE,
+}
+"""What other blocks wait for."""
 
 
 def sizes(data_bits: int) -> Arch:
-    return Arch(columns=16, data_bits=data_bits, token_blocks=256, max_tokens=4, max_experts=16, max_top_k=4,
-                logit_words=4, combine_elements=1024)  # fmt: skip
+    return Arch(columns=16, data_bits=data_bits, vector_blocks=256, max_tokens=4, slots=4, max_experts=16,
+                max_top_k=4, logit_words=4, combine_elements=1024)  # fmt: skip
 
 
 class Neighbours:
-    """Memory, loader, scheduler and writer; ``log`` holds what they were asked for, in order."""
+    """Memory, scheduler and writer; ``log`` holds what they were asked for, in order."""
 
     def __init__(self, dut: Any, pattern: streams.Pattern = streams.always):
         self.dut = dut
@@ -69,10 +85,9 @@ class Neighbours:
     async def start(self) -> None:
         """Reset the block and go to work."""
         dut = self.dut
-        for name in ("prepared", "computed", "write_busy", "tail", *AFTER, "weights_outstanding", "router_busy"):
+        for name in ("tail", *AFTER, *OTHERS, "completion__ready", "ranges__ready", "words__valid"):
             getattr(dut, name).value = 0
-        dut.completion__ready.value = 0
-        dut.words__valid.value = 0
+        dut.computed.value = dut.written.value = 1
         dut.ring_base.value, dut.ring_mask.value = RING_BASE, RING - 1
         self.counters = {word.name: random.getrandbits(32) for word in COUNTERS}
         self.experts_used = random.randrange(1 << 16)
@@ -93,10 +108,11 @@ class Neighbours:
         """Place a command and a layer of its own in memory; the ring's tail stays where it is."""
         number = self.submitted
         place = LAYERS + 4 * (number % RING)
+        addresses = {name: random.randrange(1 << 20) for name in ("input", "hidden", "output", "routing", "completion")}
         command = {
-            "magic": COMMAND_MAGIC, "tokens": 4, "layer": place, "input": random.randrange(1 << 20),
-            "output": random.randrange(1 << 20), "routing": random.randrange(1 << 20),
-            "completion": random.randrange(1 << 20), **words,
+            "magic": COMMAND_MAGIC, "tokens": 4, "layer": place, "slots": 2, "chunk_blocks": 2,
+            "chunk_stride": random.randrange(1 << 22), "shared_chunk_stride": random.randrange(1 << 22), **addresses,
+            **words,
         }  # fmt: skip
         self.write(RING_BASE + number % RING, COMMAND.pack(command).tobytes())
         self.write(place, LAYER.pack({**LAYER_WORDS, **(layer or {})}).tobytes())
@@ -107,45 +123,48 @@ class Neighbours:
         self.memory[place * SEGMENT_ALIGN : place * SEGMENT_ALIGN + len(data)] = data
 
     async def watch(self) -> None:
-        """Log every pulse; loader, scheduler and writer answer after a while."""
+        """Log every pulse and range; scheduler and writer answer after a while."""
         dut = self.dut
+        active = self.pattern()
         while True:
+            dut.ranges__ready.value = int(next(active))
             await ReadOnly()
-            events = [name for name in ("starting", "prepare", "compute", "write") if int(getattr(dut, name).value)]
-            streamed = [name for name in ("read_output", "read_routing", "writing_completion")
-                        if int(getattr(dut, name).value)]
-            write = int(dut.write_address.value), int(dut.write_count.value)
-            inputs = int(dut.input_address.value)
+            events = {name for name in ("starting", "compute", "read_routing") if int(getattr(dut, name).value)}
+            taken = int(dut.ranges__valid.value) and int(dut.ranges__ready.value)
+            wanted = streams.unpack(range_layout(self.arch), int(dut.ranges__payload.value))
             layer = streams.unpack(layer_layout(), int(dut.layer.value))
+            addresses = [int(getattr(dut, f"{name}_address").value) for name in ("layer", "input", "hidden", "output")]
             await RisingEdge(dut.clk)
-            for name in events:
-                if name == "write":
-                    self.log.append((*streamed, *write))
-                    self.go(self.take(streamed[0]))
-                else:
-                    self.log.append(name)
-                if name == "prepare":
-                    self.log.append(inputs)
-                    self.layer = layer
-                    self.go(self.answer("prepared"))
-                if name == "compute":
-                    self.go(self.answer("computed"))
+            if "starting" in events:
+                self.log.append("starting")
+            if "compute" in events:
+                self.log.append(("compute", *addresses))
+                self.layer = layer
+                self.dut.computed.value = 0
+                self.go(self.answer("computed"))
+            assert taken or "read_routing" not in events
+            if taken:
+                what = "routing" if "read_routing" in events else "completion"
+                self.log.append((what, wanted["address"], wanted["words"]))
+                self.dut.written.value = 0
+                self.go(self.take(what))
 
     async def answer(self, name: str) -> None:
-        getattr(self.dut, name).value = 0
         await ClockCycles(self.dut.clk, random.choice([1, 2, 20]))
         getattr(self.dut, name).value = 1
-        await ClockCycles(self.dut.clk, 1)
-        getattr(self.dut, name).value = 0
 
     async def take(self, what: str) -> None:
-        """The writer: busy from the cycle after its start."""
-        self.dut.write_busy.value = 1
-        if what == "writing_completion":
-            words = await streams.receive(self.dut, "completion", 32, COMPLETION.size, self.pattern)
+        """The writer gets its words from where it is told to."""
+        dut = self.dut
+        if what == "completion":
+            words = await streams.receive(dut, "completion", 32, COMPLETION.size, self.pattern)
             self.completions.append(COMPLETION.unpack(words))
-        await ClockCycles(self.dut.clk, random.choice([1, 2, 20]))
-        self.dut.write_busy.value = 0
+        for _ in range(random.choice([1, 2, 20])):
+            await ReadOnly()
+            assert int(dut.writing_routing.value) == (what == "routing")
+            assert int(dut.writing_completion.value) == (what == "completion")
+            await RisingEdge(dut.clk)
+        dut.written.value = 1
 
     async def until_head(self, head: int) -> int:
         """Status when so many commands are completed."""
@@ -160,21 +179,22 @@ class Neighbours:
         self.dut.tail.value = self.submitted
         return command, await self.until_head(self.submitted)
 
-    def full_batch(self, command: dict[str, int]) -> list[Any]:
+    def bus_words(self, words: int) -> int:
+        return -(-words * 32 // self.arch.data_bits)
+
+    def full_batch(self, command: dict[str, int], layer: dict[str, int] | None = None) -> list[Any]:
         """The log of a command that is not refused."""
-        tokens, layer = command["tokens"], LAYER_WORDS
+        layer = {**LAYER_WORDS, **(layer or {})}
+        entries = command["tokens"] * (layer["top_k"] + (layer["shared_blocks"] != 0))
         return [
             "starting",
-            "prepare",
-            command["input"],
-            "compute",
-            ("read_output", command["output"], tokens * layer["hidden_blocks"] * ROWS),
-            ("read_routing", command["routing"], 2 * tokens * (layer["top_k"] + 1)),
-            ("writing_completion", command["completion"], COMPLETION.size),
+            ("compute", *(command[name] for name in ("layer", "input", "hidden", "output"))),
+            ("routing", command["routing"], self.bus_words(2 * entries)),
+            ("completion", command["completion"], self.bus_words(COMPLETION.size)),
         ]
 
     def refused(self, command: dict[str, int]) -> list[Any]:
-        return ["starting", ("writing_completion", command["completion"], COMPLETION.size)]
+        return ["starting", ("completion", command["completion"], self.bus_words(COMPLETION.size))]
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -189,9 +209,8 @@ async def steps_in_order(dut: Any, pattern: str) -> None:
         command, status = await around.run(layer, tokens=random.randint(1, 4))
         assert status == Status.OK
         assert around.log == around.full_batch(command)
-        want = {**LAYER_WORDS, **layer, "tokens": command["tokens"]}
+        want = {**LAYER_WORDS, **layer, **{name: command[name] for name in CUT_WORDS}}
         assert around.layer == {name: want.get(name, 0) for name in around.layer}
-        assert int(dut.layer_address.value) == command["layer"]
         assert around.completions.pop() == {
             "status": Status.OK, "sequence": number, **around.counters, "experts_used": around.experts_used,
         }  # fmt: skip
@@ -203,11 +222,7 @@ async def refused_before_the_batch(dut: Any) -> None:
     await streams.start(dut)
     around = Neighbours(dut)
     await around.start()
-    cases = [(status, layer, {}) for status, layer in BEFORE.items()]
-    cases += [(Status.BAD_SHAPE, layer, {}) for layer in SHAPES]
-    cases += [(Status.BAD_TOKENS, {}, {"tokens": tokens}) for tokens in (0, 5, 1 << 15)]
-    cases += [(Status.BAD_TOP_K, layer, {}) for layer in ({"top_k": 0}, {"experts": 1})]
-    for want, layer, words in cases:
+    for want, layer, words in BEFORE:
         command, status = await around.run(layer, **words)
         assert status == want, f"{layer} {words}"
         assert around.log == around.refused(command)
@@ -221,10 +236,10 @@ async def the_largest_sizes_are_not_refused(dut: Any) -> None:
     await streams.start(dut)
     around = Neighbours(dut)
     await around.start()
-    for layer in ({"experts": 15}, {"top_k": 4}, {"hidden_blocks": 8}, {"inter_blocks": 58}, {"shared_blocks": 58}):
-        assert (await around.run(layer))[1] == Status.OK, layer
-    for layer in ({"inter_blocks": 59}, {"shared_blocks": 59}):
-        assert (await around.run(layer))[1] == Status.TOKEN_BUFFER_FULL, layer
+    for layer, words in LARGEST:
+        command, status = await around.run(layer, **words)
+        assert status == Status.OK, f"{layer} {words}"
+        assert around.log == around.full_batch(command, layer)
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -279,7 +294,7 @@ async def tail_runs_ahead(dut: Any) -> None:
         await around.until_head(around.submitted)
         assert around.log == [event for command in commands for event in around.full_batch(command)]
         await ClockCycles(dut.clk, 50)
-        assert int(dut.head.value) == around.submitted and around.log[-1][0] == "writing_completion"
+        assert int(dut.head.value) == around.submitted and around.log[-1][0] == "completion"
     assert [completion["sequence"] for completion in around.completions] == list(range(3 * RING))
 
 
@@ -304,11 +319,13 @@ async def state_and_phases(dut: Any) -> None:
             order += active
         await RisingEdge(dut.clk)
     assert order == parts
-    outside = Waiting.WEIGHT_READ | Waiting.ROUTING
-    assert seen == ~outside & sum(Waiting)
-    dut.weights_outstanding.value = dut.router_busy.value = 1
-    await ClockCycles(dut.clk, 2)
-    assert int(dut.state.value) == outside
+    outside = sum(OTHERS.values())
+    assert seen == sum(Waiting) - outside
+    for name, flag in OTHERS.items():
+        getattr(dut, name).value = 1
+        await ClockCycles(dut.clk, 2)
+        assert int(dut.state.value) == flag
+        getattr(dut, name).value = 0
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")

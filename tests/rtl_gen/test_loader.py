@@ -1,90 +1,168 @@
-"""The loader: an input record arrives piece by piece, in order, on any bus width."""
+"""The loader: vectors arrive line by line, in order, on any bus width."""
 
 import random
 
 import cocotb
 import pytest
-from amaranth.hdl import signed
-from cocotb.triggers import ClockCycles, RisingEdge
+from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
+from cocotb.utils import get_sim_time
 
-from moe_hw.arch import EXP_BITS, ROWS, SEGMENT_ALIGN, Arch
-from rtl_gen.loader import Loader
-from rtl_gen.token_buffer import piece_bytes
-from rtl_gen.types import layer_layout
+from moe_hw.arch import ROWS, SEGMENT_ALIGN, Arch
+from rtl_gen.loader import FETCHES, Loader, line_layout
+from rtl_gen.types import fetch_layout
 from sim.bench import streams
-from sim.bench.memory import serve_ranges
+from sim.bench.memory import serve_reads
 from sim.bench.runner import parameter, run_bench
+
+UNITS = 256
+"""Lines of the memory."""
 
 
 def sizes(data_bits: int) -> Arch:
-    return Arch(columns=16, data_bits=data_bits)
+    return Arch(columns=16, data_bits=data_bits, burst_bytes=256, max_tokens=8, slots=4)
 
 
-async def load(dut, arch: Arch, tokens: int, blocks: int, idle: streams.Pattern, stall: streams.Pattern,
-               fault: bool = False) -> None:
-    mantissas = random.randbytes(2 * tokens * blocks * ROWS)
-    exponents = [random.randint(-2048, 2047) for _ in range(tokens * blocks)]
-    record = mantissas + b"".join(value.to_bytes(2, "little", signed=True) for value in exponents)
-    record += bytes(-len(record) % SEGMENT_ALIGN)
-    address = random.randrange(1, 5)
-    memory = bytes(address * SEGMENT_ALIGN) + record
-    errors = {address * SEGMENT_ALIGN} if fault else set()
+def random_memory() -> bytes:
+    """Lines with exponents of 12 bits; what is not used is garbage."""
+    lines = [
+        random.randbytes(ROWS)
+        + random.randint(-2048, 2047).to_bytes(2, "little", signed=True)
+        + random.randbytes(SEGMENT_ALIGN - ROWS - 2)
+        for _ in range(UNITS)
+    ]
+    return b"".join(lines)
 
-    memory_task = cocotb.start_soon(serve_ranges(dut, arch, memory, idle, errors))
-    dut.layer.value = streams.pack(layer_layout(), {"tokens": tokens, "hidden_blocks": blocks})
-    dut.address.value, dut.start.value = address, 0
+
+def random_job(arch: Arch, slots: int, blocks: int, router: int) -> list[dict]:
+    half = random.randrange(2)
+    return [
+        {
+            "address": random.randint(0, UNITS - blocks * (1 + router)), "blocks": blocks, "router": router,
+            "half": half, "slot": slot, "token": random.randrange(arch.max_tokens), "last": int(slot == slots - 1),
+        }
+        for slot in range(slots)
+    ]  # fmt: skip
+
+
+def lines_of(memory: bytes, fetches: list[dict]) -> list[dict]:
+    lines = []
+    for fetch in fetches:
+        count = fetch["blocks"] * (1 + fetch["router"])
+        for number in range(count):
+            at = (fetch["address"] + number) * SEGMENT_ALIGN
+            lines.append(
+                {
+                    "mantissas": list(memory[at : at + ROWS]),
+                    "exponent": int.from_bytes(memory[at + ROWS : at + ROWS + 2], "little", signed=True),
+                    **{name: fetch[name] for name in ("half", "slot", "token", "router")},
+                    "first": int(fetch["slot"] == 0 and number == 0),
+                    "start": int(number == 0),
+                    "peak": int(number == fetch["blocks"] - 1),
+                    "last": int(fetch["last"] and number == count - 1),
+                }
+            )
+    return lines
+
+
+async def watch(dut, arch: Arch, lines: list[dict], times: list[int]) -> None:
+    """Appends the lines that come, and when, forever."""
+    while True:
+        await ReadOnly()
+        if int(dut.valid.value):
+            lines.append(streams.unpack(line_layout(arch), int(dut.line.value)))
+            times.append(round(get_sim_time("ns") / 10))
+        await RisingEdge(dut.clk)
+
+
+async def load(dut, arch: Arch, fetches: list[dict], idle=streams.always, stall=streams.always,
+               fault: bool = False) -> list[int]:
+    """Fetch vectors from a memory, the first of which answers errors if there is a ``fault``: returns when lines came."""
+    memory = random_memory()
+    errors = {fetches[0]["address"] * SEGMENT_ALIGN} if fault else set()
+    dut.clear.value = 1
     await RisingEdge(dut.clk)
-    dut.start.value = 1
-    await RisingEdge(dut.clk)
-    dut.start.value = 0
-    piece = piece_bytes(arch)
-    got = cocotb.start_soon(streams.receive(dut, "mantissas", 8 * piece, len(mantissas) // piece, stall))
+    dut.clear.value = 0
+    got: list[dict] = []
+    times: list[int] = []
+    tasks = [
+        cocotb.start_soon(serve_reads(dut, arch, memory, stall, errors)),
+        cocotb.start_soon(watch(dut, arch, got, times)),
+    ]
     try:
-        got_exponents = await streams.receive(dut, "exponents", signed(EXP_BITS), len(exponents), stall)
-        assert got_exponents == exponents
-        assert b"".join(value.to_bytes(piece, "little") for value in await got) == mantissas
-        while int(dut.busy.value):
+        expected = lines_of(memory, fetches)
+        await streams.send(dut, "fetches", fetch_layout(arch), fetches, idle)
+        while len(got) < len(expected):
             await RisingEdge(dut.clk)
+        await ClockCycles(dut.clk, 5)
+        assert got == expected
         assert int(dut.error.value) == fault
     finally:
-        memory_task.cancel()
-        got.cancel()
+        for task in tasks:
+            task.cancel()
+    return times
+
+
+async def begin(dut) -> Arch:
+    for name in ("fetches__valid", "bursts__ready", "words__valid", "clear"):
+        getattr(dut, name).value = 0
+    await streams.start(dut)
+    return sizes(int(parameter("data_bits")))
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
 @cocotb.parametrize(idle=list(streams.PATTERNS), stall=list(streams.PATTERNS))
-async def records(dut, idle, stall):
-    arch = sizes(int(parameter("data_bits")))
-    dut.start.value = 0
-    await streams.start(dut)
-    for tokens, blocks in ((1, 1), (1, 3), (2, 1), (3, 5), (16, 2)):
-        await load(dut, arch, tokens, blocks, streams.PATTERNS[idle], streams.PATTERNS[stall])
+async def jobs_in_a_row(dut, idle, stall):
+    """More vectors than can be on their way, of inputs and of hidden activations."""
+    arch = await begin(dut)
+    shapes = [(1, 1, 0), (1, 1, 1), (4, 1, 0), (3, 5, 1), (2, 7, 0), (4, 2, 1), (4, 1, 1)]
+    random.shuffle(shapes)
+    fetches = [fetch for shape in shapes for fetch in random_job(arch, *shape)]
+    assert len(fetches) > FETCHES
+    await load(dut, arch, fetches, streams.PATTERNS[idle], streams.PATTERNS[stall])
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
-async def an_error_is_reported_once(dut):
-    arch = sizes(int(parameter("data_bits")))
-    dut.start.value = 0
-    await streams.start(dut)
-    await load(dut, arch, 2, 2, streams.always, streams.always, fault=True)
-    await load(dut, arch, 1, 2, streams.always, streams.always)
+async def latency_and_throughput(dut):
+    """A word a cycle, and declared times to the burst and to the line."""
+    arch = await begin(dut)
+    per_line = SEGMENT_ALIGN * 8 // arch.data_bits
+    times = await load(dut, arch, random_job(arch, 4, 20, 1))
+    assert times[-1] - times[0] == (len(times) - 1) * per_line
+
+    dut.bursts__ready.value, dut.words__valid.value = 1, 0
+    fetch = {"address": 3, "blocks": 1, "slot": 0, "last": 1}
+    sending = cocotb.start_soon(streams.send(dut, "fetches", fetch_layout(arch), [fetch]))
+    await sending
+    cycles = 1
+    while not int(dut.bursts__valid.value):
+        await RisingEdge(dut.clk)
+        cycles += 1
+    assert cycles == 3
+    dut.words__valid.value = 1
+    await ClockCycles(dut.clk, per_line)
+    dut.words__valid.value = 0
+    await ReadOnly()
+    assert int(dut.valid.value)
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+async def an_error_is_kept_until_cleared(dut):
+    arch = await begin(dut)
+    await load(dut, arch, random_job(arch, 2, 2, 0), fault=True)
+    assert int(dut.error.value)
+    await load(dut, arch, random_job(arch, 1, 2, 1))
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
 async def reset_in_flight(dut):
-    """Among mantissas and among exponents, with and without an error before."""
-    arch = sizes(int(parameter("data_bits")))
-    dut.start.value = 0
-    await streams.start(dut)
+    """Among fetches, words and lines, with and without an error before."""
+    arch = await begin(dut)
     for number in range(10):
-        shape = arch.data_bits // 32, 2
-        working = cocotb.start_soon(load(dut, arch, *shape, streams.always, streams.always, fault=number % 2 == 1))
+        working = cocotb.start_soon(load(dut, arch, random_job(arch, 4, 3, 1), fault=number % 2 == 1))
         await ClockCycles(dut.clk, random.randint(3, 100))
-        await streams.interrupt(
-            dut, working, "start", "words__valid", "ranges__ready", "mantissas__ready", "exponents__ready"
-        )
-        assert int(dut.busy.value) == int(dut.error.value) == 0
-        await load(dut, arch, 3, 1, streams.always, streams.PATTERNS["sometimes"])
+        await streams.interrupt(dut, working, "fetches__valid", "bursts__ready", "words__valid", "clear")
+        assert int(dut.valid.value) == int(dut.error.value) == 0
+        await load(dut, arch, random_job(arch, 3, 1, 0), stall=streams.PATTERNS["sometimes"])
 
 
 @pytest.mark.parametrize("data_bits", [32, 512])

@@ -8,7 +8,7 @@ from typing import Any
 import cocotb
 import numpy as np
 import pytest
-from cocotb.triggers import ClockCycles, ReadOnly
+from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
 
 from moe_hw.arch import ACC_BITS, Arch
 from moe_hw.twins import router as twin
@@ -16,13 +16,13 @@ from rtl_gen.router import Router
 from rtl_gen.types import Kind, layer_layout, result_layout, route_layout
 from sim.bench.runner import parameter, run_bench
 from sim.bench.streams import PATTERNS, pack, receive, reset, send, start
+from tests.rtl_gen.batches import even_parts
 
 LARGEST = (1 << ACC_BITS - 1) - 1
 
 ARCHES = {
-    "one_token": Arch(columns=4, max_tokens=1, max_experts=2, max_top_k=1, logit_words=2),
-    "default": Arch(),
-    "wide": Arch(columns=32, max_tokens=64, max_experts=512, max_top_k=16, logit_words=1 << 11),
+    "one_slot": Arch(columns=4, max_tokens=4, slots=1, max_experts=2, max_top_k=1, logit_words=2),
+    "wide": Arch(columns=32, max_tokens=64, slots=8, max_experts=512, max_top_k=16, logit_words=1 << 8),
 }
 
 
@@ -52,11 +52,13 @@ def random_layer(arch: Arch, **given: int) -> dict[str, int]:
         "router_exponent": random.randint(-60, -20),
         **given,
     }
-    room = arch.logit_words // groups_of(arch, layer)
-    most_tokens = min(arch.max_tokens, room, 6)
-    if room == 0:
-        return random_layer(arch, **given)
-    return {"tokens": random.choice([1, most_tokens, random.randint(1, most_tokens)]), **layer}
+    most_slots = min(arch.slots, arch.logit_words // groups_of(arch, layer))
+    most = min(arch.max_tokens, 6)
+    return {
+        "slots": random.choice([most_slots, random.randint(1, most_slots)]),
+        "tokens": random.choice([1, most, random.randint(1, most)]),
+        **layer,
+    }
 
 
 def random_logits(arch: Arch, layer: dict[str, int]) -> np.ndarray:
@@ -69,20 +71,27 @@ def random_logits(arch: Arch, layer: dict[str, int]) -> np.ndarray:
     return logits
 
 
-def results_of(arch: Arch, logits: np.ndarray, bases: list[int]) -> list[dict[str, Any]]:
+def results_of(arch: Arch, layer: dict[str, int], logits: np.ndarray, bases: list[int]) -> list[dict[str, Any]]:
+    """Job by job, group by group, slot by slot."""
     groups = logits.shape[1] // arch.columns
-    return [
-        {
-            "kind": Kind.ROUTER,
-            "slot": token,
-            "group": group,
-            "base_exponent": base,
-            "last": int(token == len(logits) - 1 and group == groups - 1),
-            "acc": [int(value) for value in logits[token, group * arch.columns : (group + 1) * arch.columns]],
-        }
-        for group in range(groups)
-        for token, base in enumerate(bases)
-    ]
+    results = []
+    first = 0
+    for slots in even_parts(layer["tokens"], layer["slots"]):
+        results += [
+            {
+                "kind": Kind.ROUTER,
+                "slot": slot,
+                "group": group,
+                "of": {"token": first + slot},
+                "base_exponent": bases[first + slot],
+                "last": int(slot == slots - 1 and group == groups - 1),
+                "acc": [int(x) for x in logits[first + slot, group * arch.columns : (group + 1) * arch.columns]],
+            }
+            for group in range(groups)
+            for slot in range(slots)
+        ]
+        first += slots
+    return results
 
 
 def expected(layer: dict[str, int], logits: np.ndarray, bases: list[int]) -> list[dict[str, Any]]:
@@ -114,10 +123,28 @@ async def check(
     dut.layer.value = pack(layer_layout(), layer)
     await ClockCycles(dut.clk, 2)
     routes = expected(layer, logits, bases)
-    cocotb.start_soon(send(dut, "results", result_layout(arch), results_of(arch, logits, bases), PATTERNS[idle]))
+    results = results_of(arch, layer, logits, bases)
+    cocotb.start_soon(send(dut, "results", result_layout(arch), results, PATTERNS[idle]))
+    done: list[int] = []
+    counting = cocotb.start_soon(count_jobs(dut, done))
     out = await receive(dut, "routes", route_layout(arch), len(routes), PATTERNS[pressure])
+    counting.cancel()
     for number, (got, want) in enumerate(zip(out, routes, strict=True)):
         assert got == want, f"route {number} of {layer}"
+    entries = len(routes) // layer["tokens"]
+    assert done == [entries * size for size in even_parts(layer["tokens"], layer["slots"])]
+
+
+async def count_jobs(dut: Any, done: list[int]) -> None:
+    """Append the routes of each job when it is done."""
+    routes = 0
+    while True:
+        await ReadOnly()
+        routes += int(dut.routes__valid.value) and int(dut.routes__ready.value)
+        if int(dut.job_done.value):
+            done.append(routes)
+            routes = 0
+        await RisingEdge(dut.clk)
 
 
 async def check_random(dut: Any, idle: str = "always", pressure: str = "always", **given: int) -> None:
@@ -131,14 +158,15 @@ async def check_random(dut: Any, idle: str = "always", pressure: str = "always",
 async def random_batches(dut: Any, idle: str, pressure: str) -> None:
     """Batches of different shapes follow each other without a reset."""
     await start(dut)
-    for _ in range(12):
+    for _ in range(8):
         await check_random(dut, idle, pressure)
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def the_most_tokens(dut: Any) -> None:
     await start(dut)
-    await check_random(dut, experts=2, tokens=bench_arch().max_tokens)
+    for slots in {1, bench_arch().slots}:
+        await check_random(dut, experts=2, tokens=bench_arch().max_tokens, slots=slots)
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -215,7 +243,7 @@ async def reset_in_flight(dut: Any) -> None:
     arch = bench_arch()
     for _ in range(8):
         layer = random_layer(arch)
-        results = results_of(arch, random_logits(arch, layer), [0] * layer["tokens"])
+        results = results_of(arch, layer, random_logits(arch, layer), [0] * layer["tokens"])
         dut.layer.value = pack(layer_layout(), layer)
         dut.routes__ready.value = random.randrange(2)
         sender = cocotb.start_soon(send(dut, "results", result_layout(arch), results))
