@@ -1,0 +1,234 @@
+"""The loader, the array, the units behind it and the writer, as the dispatcher sees them, alone or in the scheduler."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import cocotb
+from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
+
+from moe_hw.arch import Arch
+from rtl_gen.types import Kind, address_bits, fetch_layout, job_layout, layer_layout, slot_layout
+from rtl_gen.walk import Step
+from sim.bench.streams import PATTERNS, Pattern, pack, receive, unpack
+from tests.rtl_gen.batches import ROUTER, expected_batch, queues_of, random_routes
+
+INPUTS = ("loaded", "released", "job_done", "written", "stored", "fetches__ready", "jobs__ready")
+"""What the neighbours drive."""
+
+
+def steady(name: str) -> Pattern:
+    """A pattern that goes on where the last stream stopped, for streams that are received value by value."""
+    active = PATTERNS[name]()
+    return lambda: active
+
+
+async def pulse(dut: Any, name: str, value: int = 1) -> None:
+    getattr(dut, name).value = value
+    await RisingEdge(dut.clk)
+    getattr(dut, name).value = 0
+
+
+class Neighbours:
+    """A random batch: loads its vectors, does its jobs, writes its chunks, and compares all that is asked for.
+
+    Parameters:
+        idle: name of the output that is high when all jobs are done.
+        pressure: pattern of the fetches and the jobs.
+    """
+
+    def __init__(self, dut: Any, arch: Arch, layer: dict[str, int], idle: str, pressure: str = "always"):
+        self.dut, self.arch, self.layer, self.idle = dut, arch, layer, idle
+        self.routes = random_routes(layer)
+        self.queues = queues_of(layer, self.routes)
+        self.pattern = pressure
+        self.inputs, self.hidden = random.getrandbits(22), random.getrandbits(24)
+        counts = {expert: len(places) for expert, places in self.queues.items()}
+        self.segments, self.works = expected_batch(arch, layer, counts)
+        self.jobs = [work for work in self.works if work["step"] == Step.JOB.value]
+        self.fill_slots()
+        self.loaded = self.taken = self.finished = self.stores = 0
+        self.held: list[int] = []  # jobs whose half is in use
+        self.unfinished: list[int] = []
+        self.hidden_written = False
+        self.first_half: int | None = None
+        self.tasks: list[Any] = []  # that end with the batch
+        self.servers: list[Any] = []
+
+    def fill_slots(self) -> None:
+        """Which choices a job works on; later passes go through the same queues again."""
+        choices = self.layer["top_k"] + (self.layer["shared_blocks"] != 0)
+        position: dict[int, int] = {}
+        chunk = -1
+        for work in self.works:
+            if work["step"] != Step.JOB.value:
+                chunk += 1
+                continue
+            expert = work["expert"]
+            first = 0 if work["fresh"] else position[expert]
+            position[expert] = first + work["slots"]
+            places = self.queues[expert][first : position[expert]]
+            tokens = [place // choices for place in places]
+            if expert == ROUTER:
+                tokens = list(range(first, position[expert]))
+            work["chunk"] = max(chunk, 0)
+            work["of"] = [
+                {"token": token, "place": place, "weight": self.routes[place]["weight"]}
+                for token, place in zip(tokens, places, strict=True)
+            ]
+
+    def drive(self) -> None:
+        """The batch's constants; no pulses."""
+        dut = self.dut
+        dut.layer.value = pack(layer_layout(), self.layer)
+        dut.input_address.value, dut.hidden_address.value = self.inputs, self.hidden
+        for name in INPUTS:
+            getattr(dut, name).value = int(name == "written")
+
+    def start(self) -> None:
+        self.drive()
+        work = (self.load(), self.compute(), self.finish(), self.write_hidden(), self.store())
+        self.tasks = [cocotb.start_soon(task) for task in work]
+        self.servers = [cocotb.start_soon(self.watch())]
+
+    async def end(self) -> None:
+        """Wait until all is done."""
+        for task in self.tasks:
+            await task
+        await ClockCycles(self.dut.clk, 4)
+        assert int(getattr(self.dut, self.idle).value), f"not {self.idle}"
+        self.stop()
+
+    def stop(self) -> None:
+        for task in self.tasks + self.servers:
+            task.cancel()
+
+    # ---- loader ----
+
+    def expected_fetch(self, job: dict[str, Any], index: int) -> dict[str, int]:
+        layer, of = self.layer, job["of"][index]
+        address, blocks = self.inputs + of["token"] * 2 * layer["hidden_blocks"], layer["hidden_blocks"]
+        if job["kind"] == Kind.DOWN.value:
+            address = self.hidden + of["place"] * max(layer["inter_blocks"], layer["shared_blocks"])
+            blocks = layer["shared_blocks"] if job["shared"] else layer["inter_blocks"]
+        return {
+            "address": address % (1 << address_bits(self.arch)), "blocks": blocks,
+            "router": int(job["kind"] == Kind.ROUTER.value), "slot": index, "token": of["token"],
+            "last": int(index == job["slots"] - 1),
+        }  # fmt: skip
+
+    async def load(self) -> None:
+        pattern = steady(self.pattern)
+        for number, job in enumerate(self.jobs):
+            for index in range(job["slots"]):
+                (fetch,) = await receive(self.dut, "fetches", fetch_layout(self.arch), 1, pattern)
+                if self.first_half is None:
+                    self.first_half = fetch["half"]
+                want = {**self.expected_fetch(job, index), "half": self.first_half ^ number & 1}
+                assert fetch == want, f"vector {index} of job {number}"
+                assert number < self.taken - len(self.held) + 2, f"job {number}: its half is in use"
+                if job["kind"] == Kind.DOWN.value:
+                    assert self.hidden_written and self.stores == job["chunk"], f"job {number}: too early"
+            await ClockCycles(self.dut.clk, random.choice([1, 1, 2, 40]))
+            self.loaded += 1
+            await pulse(self.dut, "loaded")
+
+    # ---- array ----
+
+    async def compute(self) -> None:
+        pattern = steady(self.pattern)
+        for number, job in enumerate(self.jobs):
+            if len(self.held) == 2 or (self.held and random.randrange(2)):
+                await self.release()
+            (got,) = await receive(self.dut, "jobs", job_layout(self.arch), 1, pattern)
+            self.held.append(number)
+            self.unfinished.append(number)
+            self.taken += 1
+            if job["kind"] == Kind.UP.value:
+                self.dut.written.value = 0
+            half = self.first_half ^ number & 1
+            want = {name: job[name] for name in ("kind", "shared", "slots", "groups")}
+            assert got == {**want, "half": half}, f"job {number}"
+            assert self.loaded > number, f"job {number} before its vectors"
+            await self.check_slots(number)
+        while self.held:
+            await self.release()
+
+    async def check_slots(self, number: int) -> None:
+        job = self.jobs[number]
+        for index, want in enumerate(job["of"]):
+            self.dut.slot__half.value, self.dut.slot__index.value = self.first_half ^ number & 1, index
+            await RisingEdge(self.dut.clk)
+            await ReadOnly()
+            got = unpack(slot_layout(self.arch), int(self.dut.slot__data.value))
+            names = {Kind.ROUTER.value: ["token"], Kind.UP.value: ["token", "place"]}.get(job["kind"], list(want))
+            assert {name: got[name] for name in names} == {name: want[name] for name in names}, f"job {number}"
+            await RisingEdge(self.dut.clk)
+
+    async def release(self) -> None:
+        """The older job's slots are there to the end."""
+        await ClockCycles(self.dut.clk, random.choice([1, 1, 5, 150]))
+        await self.check_slots(self.held[0])
+        self.held.pop(0)
+        await pulse(self.dut, "released")
+
+    # ---- router, hidden writer, combine buffer ----
+
+    async def route(self, job: dict[str, Any]) -> None:
+        """The router emits the routes of a job."""
+
+    async def finish(self) -> None:
+        """Results of the jobs arrive in order, sometimes of two kinds in a cycle."""
+        while self.finished < len(self.jobs):
+            await ClockCycles(self.dut.clk, random.choice([1, 1, 3, 60]))
+            done: list[int] = []
+            kinds: set[int] = set()
+            for number in list(self.unfinished):
+                kind = self.jobs[number]["kind"]
+                if kind not in kinds:
+                    kinds.add(kind)
+                    done.append(number)
+                    if kind == Kind.ROUTER.value:
+                        await self.route(self.jobs[number])
+            if done:
+                for number in done:
+                    self.unfinished.remove(number)
+                self.finished += len(done)
+                await pulse(self.dut, "job_done", sum(1 << kind for kind in kinds))
+
+    # ---- writer ----
+
+    async def write_hidden(self) -> None:
+        """The writer is busy with hidden activations until a while after the last of them."""
+        last = max(number for number, job in enumerate(self.jobs) if job["kind"] == Kind.UP.value)
+        while self.taken <= last or any(number <= last for number in self.unfinished):
+            await RisingEdge(self.dut.clk)
+        await ClockCycles(self.dut.clk, random.choice([1, 2, 100]))
+        self.hidden_written = True
+        self.dut.written.value = 1
+
+    async def store(self) -> None:
+        dut = self.dut
+        for chunk in range(1 + self.jobs[-1]["chunk"]):
+            while True:
+                await ReadOnly()
+                store = int(dut.store.value)
+                await RisingEdge(dut.clk)
+                if store:
+                    break
+            jobs = sum(job["chunk"] <= chunk for job in self.jobs)
+            assert self.finished == self.taken == jobs, f"chunk {chunk} is stored after {self.finished} of {jobs} jobs"
+            for _ in range(random.choice([1, 2, 50])):
+                await ReadOnly()
+                assert int(dut.storing.value) and not int(dut.store.value)
+                await RisingEdge(dut.clk)
+            self.stores += 1
+            await pulse(dut, "stored")
+
+    async def watch(self) -> None:
+        while True:
+            await ReadOnly()
+            if int(getattr(self.dut, self.idle).value):
+                assert not self.unfinished, f"{self.idle}, but {self.unfinished} are under way"
+            await RisingEdge(self.dut.clk)
