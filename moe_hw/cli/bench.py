@@ -80,10 +80,11 @@ def measure(
     import torch
 
     from moe_hw.arch import ROWS
+    from moe_hw.estimate import Estimate, estimate
     from moe_hw.report import Report
     from sim.dram import ideal_reader
 
-    report, ideal, seconds, exact = Report(), 0, 0.0, True
+    report, estimated, ideal, seconds, exact = Report(), Estimate(), 0, 0.0, True
     for number, layer in enumerate(layers):
         generator = torch.Generator().manual_seed(number)
         x = torch.randn(tokens, layer.spec.hidden, generator=generator)
@@ -92,6 +93,7 @@ def measure(
         progress.steps(number + 1, len(layers), f"{layer.name}: checking")
         exact &= _equals_golden(layer, x, result)
         report += result.report
+        estimated += estimate(layer.spec, board, device.arch, layer.format, result.experts.numpy())
         ideal += ideal_reader(board, result.report.necessary_bytes)
         seconds += passed
     macs = sum(_macs(layer.spec, tokens) for layer in layers)
@@ -109,6 +111,8 @@ def measure(
         "mac_fraction": macs / (cycles * ROWS * device.arch.columns),
         "stalls": {name: report.counters[name] for name in STALLS},
         "bit_exact": exact,
+        "estimate_cycles": estimated.cycles,
+        "estimate_deviation": estimated.cycles / cycles - 1,
         "sim_cycles_per_second": round(cycles / seconds),
         "run_seconds": round(seconds, 3),
     }
@@ -152,7 +156,7 @@ def _table(figures: dict[str, Any]) -> str:
     for name, value in figures.items():
         if name == "stalls":
             rows += [(f"  {part}", f"{count:,}", f"{count / figures['cycles']:.2%}") for part, count in value.items()]
-        elif name.endswith("_fraction"):
+        elif name.endswith(("_fraction", "_deviation")):
             rows.append((name, f"{value:.2%}", ""))
         else:
             rows.append((name, value if isinstance(value, bool) else f"{value:,}", ""))
