@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moe_hw.cli.console import positive
 from moe_hw.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,19 +38,13 @@ class Model:
     @property
     def title(self) -> str:
         """The name, with a remark if these are not the model's own layers."""
-        return (
-            f"{self.name} (in its place softmax and SwiGLU: {self.stands_in_for})" if self.stands_in_for else self.name
-        )
+        return self.name + (f" (softmax and SwiGLU stand in for: {self.stands_in_for})" if self.stands_in_for else "")
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The arguments that say what runs where."""
-    from moe_hw.cli.console import positive
-
     command.add_argument("--board", default="ulx3s-85f", help="a board's name or a YAML file (default: %(default)s)")
-    command.add_argument(
-        "--model", required=True, metavar="PRESET|DIR", help="a model's name or a checkpoint directory"
-    )
+    command.add_argument("--model", required=True, metavar="PRESET|DIR", help="a preset or a checkpoint directory")
     command.add_argument("--tokens", type=positive, default=1, metavar="N", help="tokens (default: %(default)s)")
     command.add_argument("--format", default="int4", help="weight format: int4 or int8 (default: %(default)s)")
     command.add_argument("--columns", type=positive, metavar="C", help="columns of the array (default: the board's)")
@@ -60,8 +56,6 @@ def find_board(args: argparse.Namespace) -> Board:
     Raises:
         UsageError: there is no such board, or the accelerator does not fit it.
     """
-    import dataclasses
-
     from boards import load_board
     from moe_hw import fit
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from host.driver import Device
 from moe_hw.formats import MAX_FRACTION, QuantisedMatrix
 from moe_hw.image import LayerImage
 from moe_hw.layer import random_layer
@@ -16,7 +17,8 @@ from moe_hw.quantised import QuantisedExpert, QuantisedLayer
 from moe_hw.spec import LayerSpec
 from moe_hw.synthetic import SyntheticLayer
 from moe_hw.twins.layer import golden
-from tests.host.support import fake_device
+from tests.host.fake import FakeTransport
+from tests.host.support import ARCH
 from tests.moe_hw.layers import SPECS
 
 
@@ -87,14 +89,14 @@ def test_the_image_holds_what_is_stored_and_a_device_needs_no_more() -> None:
     assert [name for name, _, _ in parts] == names
     for name, offset, data in parts:
         assert offset == whole[name][0] and np.array_equal(data, whole[name][1])
-    with fake_device() as device:
+    with Device(FakeTransport(ARCH)) as device:
         result = device.load(layer)(x)
     assert torch.equal(result.output, expected.output)
 
 
 def test_a_large_expert_takes_no_time() -> None:
     layer = SyntheticLayer(PRESETS["mixtral-8x7b"].spec)
-    layer.router, layer.expert(0)  # noqa: B018  the pools
+    layer.router, layer.expert(0)
     started = time.perf_counter()
     assert layer.expert(7).gate_up.codes.shape == (2 * 14336, 4096)
     assert time.perf_counter() - started < 5
