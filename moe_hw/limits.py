@@ -194,6 +194,6 @@ def check_model(specs: Sequence[LayerSpec], arch: Arch, form: WeightFormat, memo
     total = sum(Footprint(spec, arch.columns, form.bits).image_bytes for spec in specs)
     if total > memory_bytes:
         raise DeviceError(
-            f"the MoE layers of {name} need {total:,} bytes in {form.name}, the board has {memory_bytes:,}; "
+            f"{len(specs)} MoE layers of {name} need {total:,} bytes in {form.name}, the board has {memory_bytes:,}; "
             "choose a narrower format or a board with more memory"
         )
