@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from moe_hw.result import Result
     from moe_hw.spec import LayerSpec
 
-STALLS = ("setup", "busy", "wait_weights", "wait_hidden", "wait_results", "wait_jobs", "output")
+STALLS = ("setup", "busy", "wait_weights", "wait_vectors", "wait_results", "wait_jobs", "output")
 """Counters that share the cycles among them."""
 
 SAMPLE = 4
