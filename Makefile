@@ -10,7 +10,7 @@ USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.10 python3; do \
 	"$$python" -c '$(USABLE)' 2>/dev/null && echo "$$python" && break; done)
 
-.PHONY: help setup demo test bench lint clean
+.PHONY: help setup demo test bench lint fmax clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -29,6 +29,9 @@ bench: $(STAMP) ## full-size layers of real models against the recorded baseline
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+fmax: $(STAMP) ## speed and resources of each block alone on an ECP5; BLOCKS="post row" for some of them
+	$(BIN)/python -m rtl_gen.fmax $(BLOCKS)
 
 clean: ## remove .venv and everything that was built
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -24,7 +24,7 @@ class Bursts(wiring.Component):
     ranges : In(stream of range_layout(arch)), bursts : Out(stream of burst_layout(arch))
         A range of no words gives no burst.
 
-    Latency: two cycles; throughput: a burst every other cycle.
+    Latency: three cycles; throughput: a burst every other cycle.
     """
 
     def __init__(self, arch: Arch):
@@ -44,17 +44,23 @@ class Bursts(wiring.Component):
         left = Signal(WORD_COUNT_BITS)
         to_boundary = Signal(range(burst_words + 1))
         count = Signal(range(burst_words + 1))
+        counted = Signal()  # `count` is of the range's present rest
+        cut = Signal()
         m.d.comb += [
             to_boundary.eq(burst_words - address[:index_bits]),
-            count.eq(Mux(left < to_boundary, left, to_boundary)),
+            cut.eq(counted & ~self.bursts.valid),
             self.ranges.ready.eq((left == 0) & ~self.bursts.valid),
+        ]
+        m.d.sync += [
+            count.eq(Mux(left < to_boundary, left, to_boundary)),
+            counted.eq((left != 0) & ~cut),
         ]
         with m.If(self.bursts.ready):
             m.d.sync += self.bursts.valid.eq(0)
         with m.If(self.ranges.valid & self.ranges.ready):
             unit = Cat(Const(0, ceil_log2(SEGMENT_ALIGN)), self.ranges.payload.address)
             m.d.sync += [address.eq(unit >> offset_bits), left.eq(self.ranges.payload.words)]
-        with m.If((left != 0) & ~self.bursts.valid):
+        with m.If(cut):
             m.d.sync += [
                 self.bursts.valid.eq(1),
                 self.bursts.payload.address.eq(Cat(Const(0, offset_bits), address)),

@@ -63,7 +63,7 @@ class Streamer(wiring.Component):
     waiting : Out(1)
         Words are outstanding.
 
-    Latency: six cycles from a segment to its first burst, one from a beat to its write port; throughput: a bus word a
+    Latency: seven cycles from a segment to its first burst, one from a beat to its write port; throughput: a bus word a
     cycle.
     """
 

@@ -8,12 +8,11 @@ import fcntl
 import hashlib
 import os
 import shutil
-import signal
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from moe_hw import tools
 from moe_hw.arch import Arch
 from moe_hw.errors import SetupError
 from sim import verilator
@@ -42,7 +41,7 @@ _VERILATE = (
 
 def cache_root() -> Path:
     """Where the libraries are kept; ``MOE_HW_CACHE`` moves it."""
-    return Path(os.environ.get("MOE_HW_CACHE") or Path.home() / ".cache" / "moe-hw").absolute() / "sim"
+    return tools.cache_root("sim")
 
 
 def prepare() -> None:
@@ -146,29 +145,10 @@ def _compile(
             for title, command in steps:
                 if progress is not None:
                     progress(title)
-                if _run(command, folder, output.fileno(), environment) != 0:
+                if tools.run(command, folder, output.fileno(), environment) != 0:
                     if shutil.disk_usage(folder).free < _LEAST_ROOM:
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                    raise SetupError(f"{title} failed: {_first_error(log)}; the log is {log}")
+                    raise SetupError(f"{title} failed: {tools.first_error(log)}; the log is {log}")
         os.replace(folder / "library.so", library)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _run(command: list[str], folder: Path, output: int, environment: dict[str, str]) -> int:
-    """Exit code of ``command``. It has its own process group, so that Ctrl-C ends its children too."""
-    process = subprocess.Popen(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        return process.wait()
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
-
-
-def _first_error(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no output")

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from moe_hw import __version__
 from moe_hw.cli import bench, boards, demo, estimate, generate, pack, run
@@ -31,12 +31,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; what the user can mend is one line on stderr."""
+    """Run one command and return its exit code."""
     args = parser().parse_args(argv)
     # torch's threads would spin between the simulator's steps and the compiler's, and slow them down.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return guarded(lambda: args.execute(args))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Exit code of ``command``; what the user can mend is one line on stderr."""
     try:
-        code: int = args.execute(args)
+        code = command()
         sys.stdout.flush()
         return code
     except MoeHwError as error:
