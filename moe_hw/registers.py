@@ -172,7 +172,7 @@ COMMAND = Record("command", 16, (
     Word("magic", f"{COMMAND_MAGIC:#010x}."),
     Word("tokens", "Tokens of this batch.", 16),
     Word("layer", "Address of the layer descriptor."),
-    Word("slots", "Vectors of a job at most; longer queues are split evenly.", 8),
+    Word("slots", "Vectors of a job at most; longer queues are split evenly.", 9),
     Word("chunk_blocks", "Blocks of 32 output columns that are computed and written at a time.", 10),
     Word("chunk_stride", "Distance between chunks in a routed expert's down matrix.", 22),
     Word("shared_chunk_stride", "Distance between chunks in the shared expert's down matrix.", 22),
