@@ -84,7 +84,7 @@ class Batch:
         draw_acc: Callable[[], int] = random_acc,
         draw_weight: Callable[[], dict[str, int]] = random_weight,
     ) -> None:
-        """A job for ``tokens`` in the order of their slots, by default for as many as there are slots, and all groups."""
+        """A job for ``tokens`` in the order of their slots, by default as many as there are slots, and all groups."""
         if tokens is None:
             tokens = random.sample(range(self.tokens), min(self.tokens, self.arch.slots))
         groups = list(range(self.words.shape[1] // self.arch.columns)) if groups is None else groups
