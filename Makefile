@@ -10,7 +10,7 @@ USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.10 python3; do \
 	"$$python" -c '$(USABLE)' 2>/dev/null && echo "$$python" && break; done)
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test bench lint clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -22,6 +22,9 @@ demo: $(STAMP) ## generate an accelerator and run the demo model on it, checked 
 
 test: lint ## ruff, mypy and all tests
 	$(BIN)/python -m pytest -n $(JOBS)
+
+bench: $(STAMP) ## full-size layers of real models against the recorded baseline; takes minutes
+	$(BIN)/python -m pytest -m bench -s
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

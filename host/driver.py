@@ -13,7 +13,7 @@ from moe_hw.errors import DeviceError
 from moe_hw.image import LayerImage, StoredLayer
 from moe_hw.layer import MoELayer
 from moe_hw.limits import check_layer
-from moe_hw.quantised import QuantisedLayer
+from moe_hw.quantised import CodedLayer, QuantisedLayer
 from moe_hw.registers import DEVICE_MAGIC, LAYOUT_VERSION
 
 
@@ -56,7 +56,7 @@ class Device:
         self.transport.close()
 
     def load(
-        self, layer: MoELayer | QuantisedLayer | StoredLayer, weight_format: str = "int4", name: str | None = None
+        self, layer: MoELayer | CodedLayer | StoredLayer, weight_format: str = "int4", name: str | None = None
     ) -> Handle:
         """Put a layer into device memory.
 
@@ -110,11 +110,11 @@ class Device:
                 raise DeviceError(f"expected the device's {what} to be {expected:#x}, got {found:#x}; {advice}")
 
     def _image(
-        self, layer: MoELayer | QuantisedLayer | StoredLayer, weight_format: str, name: str
+        self, layer: MoELayer | CodedLayer | StoredLayer, weight_format: str, name: str
     ) -> LayerImage | StoredLayer:
         if isinstance(layer, MoELayer):
             layer = QuantisedLayer(layer, weight_format, name)
-        if isinstance(layer, QuantisedLayer):
+        if isinstance(layer, CodedLayer):
             return LayerImage(layer, self.arch.columns)
         if layer.config_hash != self.arch.hash:
             raise DeviceError(

@@ -86,7 +86,7 @@ class Arch:
         power("vector_blocks", 64, 1 << 17)
         power("expert_beats", 64, 1 << 16)
         power("max_tokens", 1, 4096)
-        power("slots", 1, 128)
+        power("slots", 1, 256)
         power("max_experts", 2, 512)
         power("logit_words", 2, 1 << 16)
         power("combine_elements", 64, 1 << 20)

@@ -15,7 +15,7 @@ import torch
 from moe_hw.arch import ROWS, SEGMENT_ALIGN, TILES_PER_SCALE_BEAT, Arch
 from moe_hw.errors import ImageError, SetupError, UsageError
 from moe_hw.formats import FORMATS, MAX_FRACTION, ROUTER, QuantisedMatrix, Tokens
-from moe_hw.quantised import QuantisedExpert, QuantisedLayer
+from moe_hw.quantised import CodedLayer, QuantisedExpert
 from moe_hw.registers import LAYER, LAYER_MAGIC, LAYOUT_VERSION
 from moe_hw.spec import LayerSpec
 
@@ -92,7 +92,7 @@ class LayerImage:
     """The image of one layer, made segment by segment.
 
     Parameters:
-        layer: the quantised layer.
+        layer: the layer in codes.
         columns: columns of the array.
 
     Members:
@@ -101,7 +101,7 @@ class LayerImage:
         size: bytes of the whole image.
     """
 
-    def __init__(self, layer: QuantisedLayer, columns: int):
+    def __init__(self, layer: CodedLayer, columns: int):
         self.layer = layer
         self.columns = columns
         self.spec = spec = layer.spec
@@ -131,7 +131,9 @@ class LayerImage:
         return words
 
     def segments(self) -> Iterator[Segment]:
-        """Every segment in order of its offset; an expert's two matrices are one. Together they fill ``size``.
+        """Every segment in order of its offset; an expert's two matrices are one.
+
+        Together they fill ``size``, unless the layer leaves out experts.
 
         Raises:
             ImageError: the layer's image is larger than a descriptor can describe.
@@ -142,7 +144,7 @@ class LayerImage:
             raise ImageError(f"the layer does not fit a descriptor: {error}") from error
         yield "descriptor", 0, words.astype("<u4").view(np.uint8)
         yield "router", self._router, matrix_segment(self.layer.router, self.columns)
-        for index in range(self.spec.router.experts):
+        for index in self.layer.stored:
             yield f"expert {index}", self._experts + index * self._stride, self._expert(self.layer.expert(index))
         if self.layer.shared is not None:
             yield "shared", self._shared, self._expert(self.layer.shared)
@@ -236,7 +238,7 @@ class Image:
 
 def write_image(
     path: str | os.PathLike[str],
-    layers: Iterable[tuple[str, QuantisedLayer]],
+    layers: Iterable[tuple[str, CodedLayer]],
     arch: Arch,
     progress: Callable[[str], None] | None = None,
 ) -> None:

@@ -132,8 +132,8 @@ class Footprint:
         return tokens * 2 * self.spec.hidden_blocks * SEGMENT_ALIGN
 
     def hidden_bytes(self, tokens: int) -> int:
-        """Bytes of the room for hidden activations."""
-        return tokens * self.choices * self._widest * SEGMENT_ALIGN
+        """Bytes of the room for hidden activations, one choice more than there are (see ``rtl_gen/walk.py``)."""
+        return (tokens * self.choices + 1) * self._widest * SEGMENT_ALIGN
 
     def output_bytes(self, tokens: int) -> int:
         """Bytes of the outputs."""
@@ -194,6 +194,6 @@ def check_model(specs: Sequence[LayerSpec], arch: Arch, form: WeightFormat, memo
     total = sum(Footprint(spec, arch.columns, form.bits).image_bytes for spec in specs)
     if total > memory_bytes:
         raise DeviceError(
-            f"the MoE layers of {name} need {total:,} bytes in {form.name}, the board has {memory_bytes:,}; "
+            f"{len(specs)} MoE layers of {name} need {total:,} bytes in {form.name}, the board has {memory_bytes:,}; "
             "choose a narrower format or a board with more memory"
         )

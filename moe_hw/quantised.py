@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -46,62 +48,49 @@ class QuantisedExpert(NamedTuple):
         return self.gate_up.nbytes + self.down.nbytes
 
 
-class QuantisedLayer:
-    """A layer in a weight format. Every expert is quantised when it is asked for; a few are kept.
+class CodedLayer(ABC):
+    """A layer as codes and scales: what the memory image and the golden model are made from.
 
     Parameters:
-        layer: the float layer.
-        weight_format: ``int4`` or ``int8``, for routed and shared experts.
+        spec: the layer's spec.
+        weight_format_name: ``int4`` or ``int8``, for routed and shared experts.
         name: what errors call the layer.
+
+    Attributes:
+        stored: experts that an image holds. The room of the others stays free, for simulations that never read them.
 
     Raises:
         UsageError: an unknown weight format.
-        ModelError: from any member, if the weights it needs are not finite.
     """
 
-    def __init__(self, layer: MoELayer, weight_format_name: str = "int4", name: str = "layer"):
-        self.layer = layer
+    def __init__(self, spec: LayerSpec, weight_format_name: str, name: str):
+        self.spec = spec
         self.name = name
         self.format: WeightFormat = weight_format(weight_format_name)
-        self._kept: OrderedDict[int, QuantisedExpert] = OrderedDict()
+        self.stored: Sequence[int] = range(spec.router.experts)
 
     @property
-    def spec(self) -> LayerSpec:
-        return self.layer.spec
-
-    @cached_property
+    @abstractmethod
     def router(self) -> QuantisedMatrix:
         """``[experts + 1 if the shared expert is gated, 32 * blocks(H)]``, 16-bit codes."""
-        weight = self.layer.router_weight()
-        gate = self.layer.shared_gate_weight()
-        if gate is not None:
-            weight = torch.cat((weight, gate))
-        magnitude = largest_magnitude(f"{self.name}: router", weight)
-        return quantise(weight, ROUTER, largest_scale_exponent(magnitude, ROUTER))
 
+    @abstractmethod
     def expert(self, index: int) -> QuantisedExpert:
         """Routed expert ``index``."""
-        if index in self._kept:
-            self._kept.move_to_end(index)
-            return self._kept[index]
-        expert = self._quantise(self.layer.expert(index), self._routed_exponents)
-        self._kept[index] = expert
-        while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > CACHE_BYTES:
-            self._kept.popitem(last=False)
-        return expert
 
-    @cached_property
+    @property
+    @abstractmethod
     def shared(self) -> QuantisedExpert | None:
         """The shared expert, or None if there is none."""
-        weights = self.layer.shared()
-        if weights is None:
-            return None
-        return self._quantise(weights, self._scale_exponents(_magnitudes(f"{self.name}: shared expert", weights)))
+
+    @abstractmethod
+    def routed_gain(self) -> float:
+        """A bound on a routed expert's output magnitude for an input of norm one."""
 
     @cached_property
     def combine_exponent(self) -> int:
-        """Exponent of a combine word at token exponent 0: no input can overflow it. Reads every expert once."""
-        bound = max(_gain(self.expert(index)) for index in range(self.spec.router.experts))
+        """Exponent of a combine word at token exponent 0: no input can overflow it."""
+        bound = self.routed_gain()
         if self.shared is not None:
             bound += _gain(self.shared)
         bound *= ROWS * self.spec.hidden_blocks * 2.0**31
@@ -142,6 +131,55 @@ class QuantisedLayer:
                 "shared_down_shift": shared.down.shift,
             }
         return words
+
+
+class QuantisedLayer(CodedLayer):
+    """A layer in a weight format. Every expert is quantised when it is asked for; a few are kept.
+
+    Parameters:
+        layer: the float layer.
+        weight_format: ``int4`` or ``int8``, for routed and shared experts.
+        name: what errors call the layer.
+
+    Raises:
+        UsageError: an unknown weight format.
+        ModelError: from any member, if the weights it needs are not finite.
+    """
+
+    def __init__(self, layer: MoELayer, weight_format_name: str = "int4", name: str = "layer"):
+        super().__init__(layer.spec, weight_format_name, name)
+        self.layer = layer
+        self._kept: OrderedDict[int, QuantisedExpert] = OrderedDict()
+
+    @cached_property
+    def router(self) -> QuantisedMatrix:
+        weight = self.layer.router_weight()
+        gate = self.layer.shared_gate_weight()
+        if gate is not None:
+            weight = torch.cat((weight, gate))
+        magnitude = largest_magnitude(f"{self.name}: router", weight)
+        return quantise(weight, ROUTER, largest_scale_exponent(magnitude, ROUTER))
+
+    def expert(self, index: int) -> QuantisedExpert:
+        if index in self._kept:
+            self._kept.move_to_end(index)
+            return self._kept[index]
+        expert = self._quantise(self.layer.expert(index), self._routed_exponents)
+        self._kept[index] = expert
+        while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > CACHE_BYTES:
+            self._kept.popitem(last=False)
+        return expert
+
+    @cached_property
+    def shared(self) -> QuantisedExpert | None:
+        weights = self.layer.shared()
+        if weights is None:
+            return None
+        return self._quantise(weights, self._scale_exponents(_magnitudes(f"{self.name}: shared expert", weights)))
+
+    def routed_gain(self) -> float:
+        """Reads every expert once."""
+        return max(_gain(self.expert(index)) for index in range(self.spec.router.experts))
 
     @cached_property
     def _routed_exponents(self) -> tuple[int, int, int]:

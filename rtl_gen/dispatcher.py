@@ -105,7 +105,8 @@ class Dispatcher(wiring.Component):
         # ---- the job at hand, slot by slot ----
         job = self.jobs.payload
         fetch = self.fetches.payload
-        by_token = (job.kind == Kind.ROUTER) | job.shared
+        unused = Signal()
+        by_token = (job.kind == Kind.ROUTER) | job.shared | unused
         down = job.kind == Kind.DOWN
         choices = Signal(5)  # of a token
         token = Signal(token_bits(arch))
@@ -175,6 +176,7 @@ class Dispatcher(wiring.Component):
                         job.half.eq(~job.half),
                         job.slots.eq(work.slots),
                         job.groups.eq(work.groups),
+                        unused.eq(work.unused),
                     ]
                     with m.If(work.fresh):
                         m.d.sync += [token.eq(0), self.place.eq(Mux(work.shared, layer.top_k, work.head))]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+from typing import Any
+from unittest import mock
 
 from amaranth.back import rtlil, verilog
 from amaranth.hdl import ClockSignal, Instance, ResetSignal
@@ -36,11 +37,14 @@ def to_verilog(component: wiring.Component, name: str) -> str:
 
 
 def _convert(component: wiring.Component, name: str) -> str:
-    text = rtlil.convert(component, name=name, emit_src=False)
-    # What `verilog.convert` does, but for the zeros between its two steps.
-    return verilog._convert_rtlil_text(_ZERO_MEMORY.sub("", text), strip_internal_attrs=True)
+    with mock.patch.object(rtlil.ModuleEmitter, "emit_memory", _emit_memory):
+        return verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
 
 
-_ZERO_MEMORY = re.compile(r"^ *cell \$meminit_v2 [^\n]*\n(?: *parameter [^\n]*\n| *connect \\ADDR [^\n]*\n)*"
-                          r" *connect \\DATA \d+'0+\n.*?^ *end\n", re.MULTILINE | re.DOTALL)
-"""A memory's initial contents of nothing but zeros: no block relies on them, and Yosys takes minutes for large ones."""
+_amaranth_emit_memory = rtlil.ModuleEmitter.emit_memory
+
+
+def _emit_memory(emitter: rtlil.ModuleEmitter, cell_index: int, cell: Any) -> None:
+    """Leaves out initial contents of nothing but zeros: no block relies on them, and megabits of them take minutes."""
+    if any(cell.init):
+        _amaranth_emit_memory(emitter, cell_index, cell)

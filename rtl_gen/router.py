@@ -21,8 +21,9 @@ class Router(wiring.Component):
     Results are stored, one word a cycle, until the one marked ``last``; then no more are taken until the job is
     routed.
 
-    Latency and throughput: a token takes a cycle for each logit (two, if its softmax is over all experts), about 8
-    for each choice and about 60 more; a gated shared expert takes another 50.
+    Latency and throughput: a token takes a cycle for each logit and about 10 more, and then about 8 for each choice and
+    50 more, and another 50 for a gated shared expert. The second part overlaps the first of the next token,
+    unless the softmax is over all experts: then it takes another cycle for each logit.
 
     Parameters
     ----------
@@ -69,19 +70,25 @@ class Router(wiring.Component):
         last_slot = slot == memory.last_slot
         rows = Signal.like(memory.rows)
         exponent_a = Signal(signed(EXP_BITS + 1))
-        shift = ARGUMENT_BITS - ARGUMENT_UNIT - exponent_a
+        distance = ARGUMENT_BITS - ARGUMENT_UNIT - exponent_a
+        shift = Signal.like(exponential.shift)
         m.d.sync += [
             rows.eq(layer.experts + layer.shared_gate),
             memory.groups.eq(router_groups(arch, layer)),
             exponent_a.eq(memory.base_exponent + layer.router_exponent),
-            exponential.shift.eq(Mux(shift < 0, 0, Mux(shift > 127, 127, shift))),
+            shift.eq(Mux(distance < 0, 0, Mux(distance > 127, 127, distance))),
         ]
+        # What the weights of a token need, while the next one is scanned.
+        weighing = Signal()
+        token = Signal.like(self.routes.payload.token)
+        last_token, last_of_job = Signal(), Signal()
+        last_logit = Signal(signed(ACC_BITS))
         m.d.comb += [
             memory.slot.eq(slot),
             memory.tokens.eq(layer.tokens),
             topk.entry.key.eq(memory.o_logit),
             topk.entry.index.eq(memory.o_row),
-            self.busy.eq(memory.full),
+            self.busy.eq(memory.full | weighing),
         ]
 
         # The choices of a token; or, when `shared`, the one entry of the shared expert.
@@ -110,13 +117,14 @@ class Router(wiring.Component):
         weight = softmax.weights.payload
         one = shared & ~layer.shared_gate  # a shared expert without a gate
         m.d.comb += [
-            route.token.eq(memory.first_token + slot),
+            route.token.eq(token),
             route.expert.eq(Mux(shared, layer.experts, chosen_read.data)),
             route.weight.mantissa.eq(Mux(one, 1 << 15, weight.mantissa)),
             route.weight.exponent.eq(Mux(one, -15, weight.exponent)),
-            route.last.eq(last_entry & (shared | (layer.shared_blocks == 0)) & last_slot & memory.last_job),
+            route.last.eq(last_entry & (shared | (layer.shared_blocks == 0)) & last_token),
         ]
 
+        scanned, taken = Signal(), Signal()
         with m.FSM():
             with m.State("STORE"):
                 m.d.sync += slot.eq(0)
@@ -124,19 +132,45 @@ class Router(wiring.Component):
                     m.next = "START"
 
             with m.State("START"):
-                m.d.comb += [memory.start.eq(1), topk.clear.eq(1), softmax.start.eq(1)]
-                m.d.sync += [memory.rows.eq(rows), entry.eq(0), entries.eq(layer.top_k)]
+                m.d.comb += [memory.start.eq(1), topk.clear.eq(1)]
+                m.d.sync += memory.rows.eq(rows)
                 m.next = "CHOOSE"
 
             with m.State("CHOOSE"):
                 m.d.comb += topk.valid.eq(memory.o_valid & (memory.o_row != layer.experts))
-                m.d.sync += gate.eq(memory.o_logit)  # the gate's row, if there is one, is the last
+                m.d.sync += last_logit.eq(memory.o_logit)  # the gate's row, if there is one, is the last
                 with m.If(memory.o_valid & memory.o_last):
-                    m.next = "LARGEST"
+                    m.next = "SCANNED"
 
-            with m.State("LARGEST"):
-                m.d.sync += [largest.eq(topk.front.key), memory.rows.eq(layer.experts)]
-                m.next = "CHOICES"
+            with m.State("SCANNED"):
+                m.d.comb += scanned.eq(1)
+                with m.If(taken):
+                    m.next = "ADVANCE"
+
+            # A softmax over all experts scans this token again.
+            with m.State("ADVANCE"), m.If(layer.normalise | ~weighing):
+                m.d.sync += slot.eq(slot + 1)
+                m.next = "START"
+                with m.If(last_slot):
+                    m.d.comb += memory.release.eq(1)
+                    m.next = "STORE"
+
+        with m.FSM():
+            with m.State("WAIT"):
+                m.d.sync += [
+                    largest.eq(topk.front.key),
+                    gate.eq(last_logit),
+                    exponential.shift.eq(shift),
+                    token.eq(memory.first_token + slot),
+                    last_token.eq(last_slot & memory.last_job),
+                    last_of_job.eq(last_slot),
+                    entry.eq(0),
+                    entries.eq(layer.top_k),
+                ]
+                with m.If(scanned):
+                    m.d.comb += softmax.start.eq(1)
+                    m.d.sync += [weighing.eq(1), memory.rows.eq(layer.experts)]
+                    m.next = "CHOICES"
 
             with m.State("CHOICES"):
                 m.d.comb += [
@@ -149,7 +183,7 @@ class Router(wiring.Component):
                 ]
                 m.d.sync += entry.eq(entry + 1)
                 with m.If(last_entry):
-                    m.d.comb += memory.start.eq(~layer.normalise)
+                    m.d.comb += [taken.eq(1), memory.start.eq(~layer.normalise)]
                     m.d.sync += entry.eq(0)
                     m.next = "EMIT"
 
@@ -162,9 +196,9 @@ class Router(wiring.Component):
                 m.next = "EMIT"
 
             with m.State("EMIT"):
-                # Over all experts: their logits are scanned again. Otherwise the memory is silent.
+                # Over all experts: their logits are scanned again. Otherwise those of the next token may be.
                 m.d.comb += [
-                    exponential.valid.eq(memory.o_valid),
+                    exponential.valid.eq(memory.o_valid & ~layer.normalise),
                     exponential.last.eq(memory.o_last),
                     exponential.minuend.eq(largest),
                     exponential.subtrahend.eq(memory.o_logit),
@@ -179,11 +213,7 @@ class Router(wiring.Component):
                         with m.If(layer.shared_gate):
                             m.next = "GATE"
                     with m.Else():
-                        m.d.sync += shared.eq(0)
-                        m.next = "START"
-                        with m.If(last_slot):
-                            m.d.comb += [memory.release.eq(1), self.job_done.eq(1)]
-                            m.next = "STORE"
-                        with m.Else():
-                            m.d.sync += slot.eq(slot + 1)
+                        m.d.comb += self.job_done.eq(last_of_job)
+                        m.d.sync += [shared.eq(0), weighing.eq(0)]
+                        m.next = "WAIT"
         return m

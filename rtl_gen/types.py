@@ -38,8 +38,8 @@ def count_bits(arch: Arch) -> int:
 
 
 def place_bits(arch: Arch) -> int:
-    """Bits of the place of a choice: choices are numbered token by token, the shared expert's last."""
-    return bits_for(arch.queue_entries - 1)
+    """Bits of the place of a choice, numbered token by token, the shared expert's last; and of the place behind all."""
+    return bits_for(arch.queue_entries)
 
 
 def expert_bits(arch: Arch) -> int:

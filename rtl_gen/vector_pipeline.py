@@ -28,8 +28,8 @@ TAG_STAGE = 5
 def vector_layout(arch: Arch) -> data.StructLayout:
     """A vector to multiply.
 
-    ``result`` is without the slot's contents and the exponents. The vector lies in ``half`` of the vector buffer; they are
-    ``stride`` blocks apart, and the block is number ``block`` of it, or ``lower`` further for a lower half.
+    ``result`` is without the slot's contents and the exponents. The vectors lie in ``half`` of the vector buffer,
+    ``stride`` blocks apart; the block is number ``block`` of its vector, or ``lower`` further for a lower half.
     ``right`` is the accumulator's shift, but for the exponents' part; the rest is the tag's.
     """
     tag = tag_layout(arch)

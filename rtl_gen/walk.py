@@ -26,6 +26,9 @@ from rtl_gen.types import (
 WORKS = 8
 """Pieces of work that the walk may be ahead of the dispatcher."""
 
+AHEAD_SHIFT = 2
+"""Experts are read ahead of the routes if there are 2^2 choices or more for each: some 2 % of them go unused."""
+
 
 class Step(enum.Enum, shape=2):
     """What a piece of work is."""
@@ -36,12 +39,17 @@ class Step(enum.Enum, shape=2):
 
 
 def work_layout(arch: Arch) -> data.StructLayout:
-    """A piece of work. A job has the next ``slots`` vectors of its queue, from ``head`` on if it is ``fresh``."""
+    """A piece of work. A job has the next ``slots`` vectors of its queue, from ``head`` on if it is ``fresh``.
+
+    ``unused`` marks the job of an expert that was read ahead and that no token chose: some vector, and the place
+    behind all choices, so that its weights pass through the array and leave no trace.
+    """
     return data.StructLayout(
         {
             "step": Step,
             "kind": Kind,
             "shared": 1,
+            "unused": 1,
             "fresh": 1,
             "head": place_bits(arch),
             "slots": bits_for(arch.slots),
@@ -56,6 +64,10 @@ class Walk(wiring.Component):
     The shared expert comes first in each pass, and its gate_up does not wait for the routes. Segments are offered as
     soon as they are known: weights stream while earlier jobs compute, across experts and passes. A job never waits
     for the segment of a later one.
+
+    While the router decides, the memory would be idle. If there are so many choices that nearly every expert will be
+    used, gate_up matrices are read **ahead** of the routes, as far as the streamer takes them; only for batches of one
+    job, whose queues are not split, so that the order of the segments is known.
 
     Latency and throughput: an expert that no token chose takes three cycles, any other nine with one job; with more,
     two for each further job and what ``Split`` takes.
@@ -75,6 +87,8 @@ class Walk(wiring.Component):
         Pulse: all routes are in their queues.
     expert : Out, head : In, count : In
         Queue lookup, one cycle later.
+    arrived : In
+        Choices in all queues.
     segments : Out(stream of segment_layout), works : Out(stream of work_layout)
         Matrices to read, and what to do with them in the same order.
     experts_used : Out
@@ -93,6 +107,7 @@ class Walk(wiring.Component):
                 "expert": Out(expert_bits(arch)),
                 "head": In(place_bits(arch)),
                 "count": In(count_bits(arch)),
+                "arrived": In(range(arch.queue_entries + 1)),
                 "segments": Out(stream.Signature(segment_layout(arch))),
                 "works": Out(stream.Signature(work_layout(arch))),
                 "experts_used": Out(bits_for(arch.max_experts + 1)),
@@ -140,9 +155,21 @@ class Walk(wiring.Component):
         with m.Elif(self.routed):
             m.d.sync += routed.eq(1)
 
+        # ---- reading ahead of the routes ----
+        choices = Signal(range(arch.queue_entries + 1))
+        may_run_ahead = Signal()
+        run_ahead = Signal()
+        ahead = Signal(expert_bits(arch))  # experts that were read ahead
+        ahead_address = Signal.like(address)
+        was_read = (kind == Kind.UP) & (self.expert < ahead)
+        m.d.sync += [
+            choices.eq(layer.tokens * layer.top_k),
+            may_run_ahead.eq((layer.tokens <= layer.slots) & (choices >= layer.experts << AHEAD_SHIFT)),
+        ]
+
         # ---- the matrix at hand ----
         inter_blocks = Mux(shared, layer.shared_blocks, layer.inter_blocks)
-        base = Mux(shared, layer.shared_address, address)
+        base = Mux(shared, layer.shared_address, Mux(run_ahead, ahead_address, address))
         down = Mux(shared, layer.shared_down + shared_chunk_offset, layer.expert_down + chunk_offset)
         segment = Signal(segment_layout(arch))
         with m.Switch(kind):
@@ -175,7 +202,7 @@ class Walk(wiring.Component):
             work.fresh.eq(fresh),
             work.head.eq(self.head),
             work.slots.eq(split.base + (extra_left != 0)),
-            work.groups.eq(self.segments.payload.groups),
+            work.groups.eq(segment.groups),
         ]
 
         def push(step: Step, following: str) -> None:
@@ -188,6 +215,7 @@ class Walk(wiring.Component):
                 m.d.comb += self.done.eq(queue.level == 0)
                 m.d.sync += [kind.eq(Kind.ROUTER), shared.eq(0), chunk.eq(0)]
                 m.d.sync += [chunk_offset.eq(0), shared_chunk_offset.eq(0)]
+                m.d.sync += [ahead.eq(0), ahead_address.eq(layer.expert_address)]
                 with m.If(self.start):
                     m.d.sync += self.experts_used.eq(0)
                     m.next = "TARGET"
@@ -201,6 +229,8 @@ class Walk(wiring.Component):
                 m.d.sync += [parts_left.eq(split.parts), extra_left.eq(split.extra)]
                 with m.If(split.done):
                     m.next = "SEGMENT"
+                    with m.If(was_read & ~by_token):
+                        m.next = "JOB"
             with m.State("SEGMENT"), m.If(~self.segments.valid | self.segments.ready):
                 m.d.sync += [self.segments.valid.eq(1), self.segments.payload.eq(segment)]
                 m.next = "JOB"
@@ -231,12 +261,25 @@ class Walk(wiring.Component):
                 m.d.sync += [self.expert.eq(0), address.eq(layer.expert_address)]
                 with m.If(routed):
                     m.next = "LOOK"
+                with m.Elif(may_run_ahead & (ahead != layer.experts) & (~self.segments.valid | self.segments.ready)):
+                    m.d.comb += run_ahead.eq(1)
+                    m.d.sync += [
+                        self.segments.valid.eq(1),
+                        self.segments.payload.eq(segment),
+                        ahead.eq(ahead + 1),
+                        ahead_address.eq(ahead_address + layer.expert_stride),
+                    ]
             with m.State("LOOK"):
                 m.next = "CHECK"
             with m.State("CHECK"):
                 m.next = "TARGET"
                 with m.If(self.count == 0):
                     m.next = "ADVANCE"
+                    with m.If(was_read):
+                        m.next = "UNUSED"
+            with m.State("UNUSED"):
+                m.d.comb += [work.unused.eq(1), work.fresh.eq(1), work.head.eq(self.arrived), work.slots.eq(1)]
+                push(Step.JOB, "ADVANCE")
             with m.State("ADVANCE"):
                 m.d.sync += [self.expert.eq(self.expert + 1), address.eq(address + layer.expert_stride)]
                 m.next = "LOOK"

@@ -17,6 +17,8 @@ from sim import build
 _FEMTOSECONDS = 10**15
 _TIMINGS = tuple(field.name for field in dataclasses.fields(Timing))
 _GEOMETRY = ("burst_bytes", "row_bytes", "banks", "bank_groups", "channels")
+_STRETCH = 1 << 24
+"""Bytes whose times of arrival are in this machine's memory at once; a multiple of every burst."""
 
 
 class Parameters(ctypes.Structure):
@@ -112,5 +114,9 @@ def ideal_reader(board: Board, size: int) -> int:
     This is the memory's own limit, refresh and first latency included; the width of the accelerator's bus is not.
     """
     burst = board.memory.burst_bytes
+    end = 0
     with Dram(parameters(board)) as dram:
-        return int(dram.read(0, -(-size // burst), burst, 0)[-1])
+        for address in range(0, size, _STRETCH):
+            words = -(-min(_STRETCH, size - address) // burst)
+            end = max(end, int(dram.read(address, words, burst, 0)[-1]))
+    return end

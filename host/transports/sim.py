@@ -71,13 +71,24 @@ def open_sim(target: str, progress: Callable[[str], None] | None = None) -> SimT
     path = Path(target)
     if path.is_dir() or ("/" in target and path.suffix not in (".yaml", ".yml")):
         generated = read_generated(path)
-        arch, board, verilog = generated.arch, generated.board, generated.verilog
-    else:
-        board = load_board(target)
-        arch = arch_of(board)
-        prepare()
-        from rtl_gen.accelerator import Accelerator
-        from rtl_gen.emit import to_verilog
+        return _simulate(generated.board, generated.arch, generated.verilog, progress)
+    return open_board(load_board(target), progress)
 
-        verilog = to_verilog(Accelerator(arch), "moe_hw")
+
+def open_board(board: Board, progress: Callable[[str], None] | None = None) -> SimTransport:
+    """Generate the accelerator of a board and simulate both.
+
+    Raises:
+        UsageError: a size of its accelerator cannot be built.
+        SetupError: the simulator could not be built.
+    """
+    arch = arch_of(board)
+    prepare()
+    from rtl_gen.accelerator import Accelerator
+    from rtl_gen.emit import to_verilog
+
+    return _simulate(board, arch, to_verilog(Accelerator(arch), "moe_hw"), progress)
+
+
+def _simulate(board: Board, arch: Arch, verilog: str, progress: Callable[[str], None] | None) -> SimTransport:
     return SimTransport(SimulatedBoard(build(verilog, arch, progress), arch, board), arch, board)

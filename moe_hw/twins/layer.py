@@ -11,7 +11,7 @@ from moe_hw.arch import ROWS
 from moe_hw.errors import InputError, ModelError
 from moe_hw.formats import Tokens, quantise_tokens
 from moe_hw.layer import MoELayer
-from moe_hw.quantised import QuantisedExpert, QuantisedLayer
+from moe_hw.quantised import CodedLayer, QuantisedExpert, QuantisedLayer
 from moe_hw.result import Result
 from moe_hw.twins.array import Operand, accumulate, expert_operand, router_operand
 from moe_hw.twins.combine import add, contribution, to_float32, weight_to_float32
@@ -22,11 +22,11 @@ Job = tuple[QuantisedExpert, np.ndarray, np.ndarray, np.ndarray]
 """An expert, its tokens, and their weights' mantissas and exponents."""
 
 
-def golden(layer: MoELayer | QuantisedLayer, x: torch.Tensor | np.ndarray, weight_format: str = "int4") -> Result:
+def golden(layer: MoELayer | CodedLayer, x: torch.Tensor | np.ndarray, weight_format: str = "int4") -> Result:
     """What the accelerator computes, to the last bit.
 
     Parameters:
-        layer: a layer; a ``QuantisedLayer`` has its format already, and keeps what it has quantised for later calls.
+        layer: a layer; a ``CodedLayer`` has its format already, and keeps what it has quantised for later calls.
         x: activations ``[T, H]`` of any float type.
         weight_format: of a float layer, ``int4`` or ``int8``.
 
@@ -34,7 +34,7 @@ def golden(layer: MoELayer | QuantisedLayer, x: torch.Tensor | np.ndarray, weigh
         InputError: ``x`` has another shape, or values that cannot be represented.
         ModelError: weights that are not finite.
     """
-    quantised = layer if isinstance(layer, QuantisedLayer) else QuantisedLayer(layer, weight_format)
+    quantised = layer if isinstance(layer, CodedLayer) else QuantisedLayer(layer, weight_format)
     hidden = quantised.spec.hidden
     if len(x.shape) != 2 or x.shape[1] != hidden:
         raise InputError(f"tokens: expected shape [tokens, {hidden}], got {list(x.shape)}")
@@ -57,7 +57,7 @@ def golden(layer: MoELayer | QuantisedLayer, x: torch.Tensor | np.ndarray, weigh
     )
 
 
-def route_tokens(quantised: QuantisedLayer, tokens: Tokens) -> Routes:
+def route_tokens(quantised: CodedLayer, tokens: Tokens) -> Routes:
     """The router job of a batch."""
     router, spec = quantised.router, quantised.spec
     shared = None if spec.shared is None else "gate" if spec.shared.gated else "one"
@@ -76,7 +76,7 @@ def expert_accumulators(expert: QuantisedExpert, tokens: Tokens) -> tuple[np.nda
     return accumulate(down, hidden), hidden.exponent + down.exponents[0] - down.shift
 
 
-def _jobs(quantised: QuantisedLayer, routes: Routes) -> Iterator[Job]:
+def _jobs(quantised: CodedLayer, routes: Routes) -> Iterator[Job]:
     """The batch's jobs, the shared expert's first as in the scheduler."""
     if quantised.shared is not None and routes.shared is not None:
         yield quantised.shared, np.arange(len(routes.experts)), *routes.shared

@@ -6,8 +6,6 @@ code with the driver: what the driver writes has to be right for the results to 
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 
@@ -173,7 +171,7 @@ class Unpacked(QuantisedLayer):
             expert=ExpertSpec(32 * words["inter_blocks"]),
             shared=SharedSpec(32 * shared, gated=bool(words["shared_gate"])) if shared else None,
         )
-        self.layer = SimpleNamespace(spec=spec)  # type: ignore[assignment]
+        self.spec = spec
         self._experts: dict[int, QuantisedExpert] = {}
         rows = words["experts"] + words["shared_gate"]
         exponent = words["router_exponent"] + words["router_shift"]
