@@ -25,7 +25,7 @@ class SumRead(wiring.Signature):
     Members:
         enable, address: read ``lanes`` sums; their words are zero from then on.
         sums: they follow by one cycle, and stay until the next read.
-        token, exponent: a token and, one cycle later, its exponent E.
+        token, exponent: whose sums they are, and its exponent E, which comes and stays with them.
     """
 
     def __init__(self, arch: Arch):
@@ -99,6 +99,7 @@ class Combine(wiring.Component):
             read.en.eq(first.valid | self.read.enable),
             read.addr.eq(Mux(first.valid, first.address, self.read.address)),
             self.read.sums.eq(read.data),
+            exponent_read.en.eq(self.read.enable),
             exponent_read.addr.eq(self.read.token),
             self.read.exponent.eq(exponent_read.data),
             exponent_write.en.eq(first.valid),

@@ -18,7 +18,7 @@ VALUE_BITS = 16
 class HiddenWriter(wiring.Component):
     """Makes a line of 64 bytes of each block; blocks of padding are dropped.
 
-    Latency: three cycles; throughput: ``16 / lanes + 3`` cycles a block.
+    Latency: three cycles to the range; throughput: ``16 / lanes + 4`` cycles a block.
 
     Parameters
     ----------

@@ -37,7 +37,7 @@ class Output(wiring.Component):
     restart : In(1), clearing : Out(1)
         Pulse: a new batch begins with the first chunk. All its sums are cleared, ``lanes`` a cycle, while ``clearing``.
     store : In(1), stored : Out(1)
-        Pulse: send the chunk. Pulse: all of it has been sent; the next chunk follows.
+        Pulse: send the chunk. Pulse: all of it has been read, its last values are on their way; the next chunk follows.
     read : Out(SumRead(arch))
     ranges : Out(stream of range_layout(arch)), values : Out(stream of 32 x lanes bits)
         A range for each token's part of the chunk, and its outputs, ``lanes`` a cycle.

@@ -194,15 +194,20 @@ def test_any_layer_equals_the_golden_model(
         handle.unload()
 
 
-@pytest.mark.parametrize("kind", ["read", "write"])
-def test_bus_error_is_a_status_and_the_device_works_again(device: Device, board: SimulatedBoard, kind: str) -> None:
+@pytest.mark.parametrize("what", ["weights", "inputs", "hidden", "outputs"])
+def test_bus_error_is_a_status_and_the_device_works_again(device: Device, board: SimulatedBoard, what: str) -> None:
     layer, weight_format = LAYERS[0]
     handle = device.load(layer, weight_format)
     x = tokens(layer, 3)
-    # The image but its descriptor, or the records but the completion, which come last.
-    start, size = (handle.address + 128, 64) if kind == "read" else (device.workspace + 448, 64)
-    board.add_fault(kind, start, size)
-    with pytest.raises(DeviceError, match="while (weights were read|results were written)"):
+    records = device.workspace + handle.footprint.hidden_bytes(handle.max_tokens)
+    kind, start, reason = {
+        "weights": ("read", handle.address + 128, "weights were read"),
+        "inputs": ("read", records, "inputs or hidden activations were read"),
+        "hidden": ("write", device.workspace, "results were written"),
+        "outputs": ("write", records + handle.footprint.input_bytes(3), "results were written"),
+    }[what]
+    board.add_fault(kind, start, 64)
+    with pytest.raises(DeviceError, match=f"while {reason}"):
         handle(x)
     board.clear_faults()
     assert_equal(handle(x), golden(layer, x, weight_format))

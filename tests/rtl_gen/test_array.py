@@ -15,7 +15,7 @@ from sim.bench.runner import parameter, run_bench
 
 
 def arch() -> Arch:
-    return Arch(columns=int(parameter("columns")), expert_beats=64, token_blocks=64, data_bits=32)
+    return Arch(columns=int(parameter("columns")), expert_beats=64, vector_blocks=64, data_bits=32)
 
 
 def plane_beats(codes: np.ndarray) -> list[int]:
@@ -36,7 +36,7 @@ async def write_planes(dut, address: int, beats: list[int]) -> None:
 
 async def write_blocks(dut, blocks: np.ndarray) -> None:
     for address, block in enumerate(blocks):
-        dut.x_write.value, dut.x_address.value = (1 << ROWS) - 1, address
+        dut.x_write.value, dut.x_address.value = 1, address
         dut.x.value = int.from_bytes(block.astype(np.int8).tobytes(), "little")
         await RisingEdge(dut.clk)
     dut.x_write.value = 0
@@ -121,5 +121,5 @@ async def reset_in_flight(dut):
 
 @pytest.mark.parametrize("columns", [4, 8])
 def test_array(columns: int) -> None:
-    sizes = Arch(columns=columns, expert_beats=64, token_blocks=64, data_bits=32)
+    sizes = Arch(columns=columns, expert_beats=64, vector_blocks=64, data_bits=32)
     run_bench(Array(sizes), __name__, columns=columns)

@@ -37,14 +37,14 @@ BEFORE = [
     *((Status.VECTOR_BUFFER_FULL, {name: size}, {}) for name, size in (("hidden_blocks", 33), ("inter_blocks", 65),
                                                                       ("shared_blocks", 65))),
     (Status.COMBINE_BUFFER_FULL, {"hidden_blocks": 9}, {"chunk_blocks": 9}),
-    (Status.LOGIT_BUFFER_FULL, {"experts": 16}, {"slots": 4}),
-    *((Status.BAD_CUT, {}, words) for words in ({"slots": 0}, {"slots": 5}, {"chunk_blocks": 0}, {"chunk_blocks": 4})),
+    (Status.LOGIT_BUFFER_FULL, {"experts": 16}, {"slots": 3}),
+    *((Status.BAD_CUT, {}, words) for words in ({"slots": 0}, {"slots": 3}, {"chunk_blocks": 0}, {"chunk_blocks": 4})),
 ]  # fmt: skip
 """Changes of the layer and of the command that are refused."""
 LARGEST = [
-    ({"experts": 15}, {"slots": 4}), ({"experts": 16}, {}), ({"top_k": 4}, {}), ({"hidden_blocks": 32}, {}),
+    ({"experts": 15}, {"slots": 1}), ({"experts": 16}, {}), ({"top_k": 4}, {}), ({"hidden_blocks": 32}, {}),
     ({"inter_blocks": 64}, {}), ({"shared_blocks": 64}, {}), ({"hidden_blocks": 8}, {"chunk_blocks": 8}),
-    ({}, {"chunk_blocks": 3}), ({}, {"slots": 4}),
+    ({}, {"chunk_blocks": 3}),
 ]  # fmt: skip
 """Changes that are not."""
 AFTER = {
@@ -64,7 +64,7 @@ OTHERS = {
 
 
 def sizes(data_bits: int) -> Arch:
-    return Arch(columns=16, data_bits=data_bits, vector_blocks=256, max_tokens=4, slots=4, max_experts=16,
+    return Arch(columns=16, data_bits=data_bits, vector_blocks=256, max_tokens=4, slots=2, max_experts=16,
                 max_top_k=4, logit_words=4, combine_elements=1024)  # fmt: skip
 
 
@@ -131,15 +131,16 @@ class Neighbours:
             await ReadOnly()
             events = {name for name in ("starting", "compute", "read_routing") if int(getattr(dut, name).value)}
             taken = int(dut.ranges__valid.value) and int(dut.ranges__ready.value)
-            wanted = streams.unpack(range_layout(self.arch), int(dut.ranges__payload.value))
-            layer = streams.unpack(layer_layout(), int(dut.layer.value))
-            addresses = [int(getattr(dut, f"{name}_address").value) for name in ("layer", "input", "hidden", "output")]
+            wanted = streams.unpack(range_layout(self.arch), int(dut.ranges__payload.value)) if taken else {}
+            if "compute" in events:
+                self.layer = streams.unpack(layer_layout(), int(dut.layer.value))
+                names = ("layer", "input", "hidden", "output")
+                addresses = [int(getattr(dut, f"{name}_address").value) for name in names]
             await RisingEdge(dut.clk)
             if "starting" in events:
                 self.log.append("starting")
             if "compute" in events:
                 self.log.append(("compute", *addresses))
-                self.layer = layer
                 self.dut.computed.value = 0
                 self.go(self.answer("computed"))
             assert taken or "read_routing" not in events

@@ -76,7 +76,7 @@ async def watch(dut, arch: Arch, lines: list[dict], times: list[int]) -> None:
 
 async def load(dut, arch: Arch, fetches: list[dict], idle=streams.always, stall=streams.always,
                fault: bool = False) -> list[int]:
-    """Fetch vectors from a memory, the first of which answers errors if there is a ``fault``: returns when lines came."""
+    """Fetch vectors from a memory; with a ``fault`` the first line answers errors. Returns when the lines came."""
     memory = random_memory()
     errors = {fetches[0]["address"] * SEGMENT_ALIGN} if fault else set()
     dut.clear.value = 1

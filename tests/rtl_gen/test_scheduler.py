@@ -11,7 +11,7 @@ from typing import Any
 
 import cocotb
 import pytest
-from cocotb.triggers import ClockCycles, RisingEdge
+from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
 
 from moe_hw.arch import Arch
 from rtl_gen.scheduler import Scheduler
@@ -89,7 +89,9 @@ class Batch(Neighbours):
         await pulse(self.dut, "read")
         got = await receive(self.dut, "routing", 32, 2 * len(self.routes), PATTERNS[self.pattern])
         assert got == [word for route in self.routes for word in (route["expert"], float_word(route["weight"]))]
+        await ReadOnly()
         assert int(self.dut.routing_idle.value)
+        await RisingEdge(self.dut.clk)
 
 
 OWN_INPUTS = ("start", "read", "routes__valid", "segments__ready", "routing__ready")
