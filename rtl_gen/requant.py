@@ -16,8 +16,8 @@ from rtl_gen.types import hidden_block_layout, hidden_value_layout, hidden_value
 SHORTER = 9
 """Bits that the magnitude of an int8 mantissa is shorter than a 16-bit one."""
 
-LATENCY = 42
-"""Cycles from a block's last value to the block."""
+LATENCY = 11
+"""Cycles from a block's last value to the block, beyond one for each ``lanes`` values of it."""
 
 
 def complete_layout(arch: Arch) -> data.StructLayout:
@@ -50,7 +50,8 @@ class Requant(wiring.Component):
     values : In(stream of hidden_values_layout(arch))
         A slot's neurons in order, from 0; slots may alternate. Zeros have exponent ``EXP_MIN``.
     blocks : Out(stream of hidden_block_layout(arch))
-        Blocks in the order in which they were complete. Latency: ``LATENCY``; throughput: ``lanes`` values a cycle.
+        Blocks in the order in which they were complete. Latency: ``32 / lanes + LATENCY``; throughput: ``lanes``
+        values a cycle.
     """
 
     def __init__(self, arch: Arch):

@@ -168,7 +168,7 @@ class Neighbours:
 
     async def release(self) -> None:
         """The older job's slots are there to the end."""
-        await ClockCycles(self.dut.clk, random.choice([1, 1, 5, 150]))
+        await ClockCycles(self.dut.clk, random.choice([1, 1, 5, 80]))
         await self.check_slots(self.held[0])
         self.held.pop(0)
         await pulse(self.dut, "released")

@@ -15,8 +15,8 @@ from sim.bench import streams
 from sim.bench.runner import parameter, run_bench
 
 
-def sizes(tokens: int) -> Arch:
-    return Arch(columns=4, max_tokens=tokens, data_bits=32)
+def sizes(slots: int) -> Arch:
+    return Arch(columns=4, slots=slots, max_tokens=32, data_bits=32)
 
 
 def random_matrix(arch: Arch, groups: int, blocks: int, slots: int) -> tuple[list[dict], list[int], list[dict]]:
@@ -38,9 +38,9 @@ def random_matrix(arch: Arch, groups: int, blocks: int, slots: int) -> tuple[lis
             last = slot == slots - 1
             tag = {
                 "result": {
-                    "kind": Kind.UP.value, "shared": 0, "parity": 1, "last": int(last and group == groups - 1),
-                    "slot": slot, "token": slots - 1 - slot, "group": group, "base_exponent": -slot,
-                    "token_exponent": group,
+                    "kind": Kind.UP.value, "shared": 0, "last": int(last and group == groups - 1),
+                    "slot": slot, "group": group, "base_exponent": -slot, "token_exponent": group,
+                    "of": {"token": slots - 1 - slot, "place": 3 * slot, "weight": {"mantissa": slot, "exponent": -15}},
                 },
                 "first": int(block == 0),
                 "complete": int(block == blocks - 1),
@@ -77,7 +77,7 @@ async def feed(dut, arch: Arch, products: list[dict], pattern: streams.Pattern, 
 
 async def run(dut, arch: Arch, shape: tuple[int, int, int], idle: streams.Pattern, stall: streams.Pattern) -> None:
     products, beats, expected = random_matrix(arch, *shape)
-    credits = [arch.max_tokens]
+    credits = [arch.slots]
     cocotb.start_soon(streams.send(dut, "scales", arch.beat_bits, beats))
     for _ in range(4):
         await RisingEdge(dut.clk)
@@ -92,9 +92,9 @@ async def run(dut, arch: Arch, shape: tuple[int, int, int], idle: streams.Patter
 @cocotb.parametrize(idle=list(streams.PATTERNS), stall=list(streams.PATTERNS))
 async def matrices(dut, idle, stall):
     """Whole matrices, one slot (a sum every cycle to the same accumulator) to all of them."""
-    arch = sizes(int(parameter("tokens")))
+    arch = sizes(int(parameter("slots")))
     await streams.start(dut)
-    for slots in sorted({1, min(2, arch.max_tokens), arch.max_tokens}):
+    for slots in sorted({1, min(2, arch.slots), arch.slots}):
         for groups, blocks in ((1, 1), (3, 1), (2, 3), (3, 4)):
             await run(dut, arch, (groups, blocks, slots), streams.PATTERNS[idle], streams.PATTERNS[stall])
 
@@ -102,15 +102,15 @@ async def matrices(dut, idle, stall):
 @cocotb.test(timeout_time=10, timeout_unit="ms")
 async def reset_in_flight(dut):
     """After a reset nothing of an interrupted matrix is left."""
-    arch = sizes(int(parameter("tokens")))
+    arch = sizes(int(parameter("slots")))
     await streams.start(dut)
-    products, beats, _ = random_matrix(arch, 2, 2, arch.max_tokens)
+    products, beats, _ = random_matrix(arch, 2, 2, arch.slots)
     cocotb.start_soon(streams.send(dut, "scales", arch.beat_bits, beats))
-    await feed(dut, arch, products[: len(products) // 2 + 1], streams.always, [arch.max_tokens])
+    await feed(dut, arch, products[: len(products) // 2 + 1], streams.always, [arch.slots])
     await streams.reset(dut)
-    await run(dut, arch, (2, 3, arch.max_tokens), streams.always, streams.always)
+    await run(dut, arch, (2, 3, arch.slots), streams.always, streams.always)
 
 
-@pytest.mark.parametrize("tokens", [1, 8])
-def test_accumulate(tokens: int) -> None:
-    run_bench(Accumulate(sizes(tokens)), __name__, tokens=tokens)
+@pytest.mark.parametrize("slots", [1, 8])
+def test_accumulate(slots: int) -> None:
+    run_bench(Accumulate(sizes(slots)), __name__, slots=slots)

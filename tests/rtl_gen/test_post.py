@@ -13,20 +13,24 @@ from cocotb.utils import get_sim_time
 from moe_hw.arch import Arch
 from moe_hw.twins.post import swiglu
 from rtl_gen.post import LATENCY, Post
-from rtl_gen.types import Kind, hidden_value_layout, layer_layout, result_layout
+from rtl_gen.types import Kind, hidden_values_layout, layer_layout, result_layout
 from sim.bench.runner import parameter, run_bench
 from sim.bench.streams import PATTERNS, pack, receive, reset, send, start
 
 MOST_NEGATIVE = -(1 << 47)
 
 
-@pytest.mark.parametrize("columns", [4, 32])
-def test_post(columns: int) -> None:
-    run_bench(Post(Arch(columns=columns, max_tokens=8)), __name__, columns=columns)
+@pytest.mark.parametrize(("columns", "lanes"), [(4, 1), (8, 2), (64, 4)])
+def test_post(columns: int, lanes: int) -> None:
+    run_bench(Post(sizes(columns, lanes)), __name__, columns=columns, lanes=lanes)
+
+
+def sizes(columns: int, lanes: int) -> Arch:
+    return Arch(columns=columns, lanes=lanes, data_bits=32 * lanes, slots=8, max_tokens=16)
 
 
 def bench_arch() -> Arch:
-    return Arch(columns=int(parameter("columns")), max_tokens=8)
+    return sizes(int(parameter("columns")), int(parameter("lanes")))
 
 
 def random_layer() -> dict[str, int]:
@@ -52,11 +56,10 @@ def random_result(arch: Arch, **given: Any) -> dict[str, Any]:
     return {
         "kind": Kind.UP,
         "shared": random.randrange(2),
-        "parity": random.randrange(2),
         "last": random.randrange(2),
-        "slot": random.randrange(arch.max_tokens),
-        "token": random.randrange(arch.max_tokens),
-        "group": random.randrange(1 << 11),
+        "slot": random.randrange(arch.slots),
+        "group": random.randrange((1 << 16) * 2 // arch.columns),
+        "of": {"token": random.randrange(arch.max_tokens), "place": random.randrange(arch.queue_entries)},
         "base_exponent": random.randint(-30, 30),
         "token_exponent": random.randint(-30, 30),
         "acc": [random_acc() for _ in range(arch.columns)],
@@ -64,25 +67,29 @@ def random_result(arch: Arch, **given: Any) -> dict[str, Any]:
     }
 
 
-def expected(arch: Arch, layer: dict[str, int], results: list[dict[str, Any]]) -> list[dict[str, int]]:
+def expected(arch: Arch, layer: dict[str, int], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     values = []
     for word in results:
         prefix = "shared_" if word["shared"] else ""
-        for pair in range(arch.columns // 2):
-            sign, mantissa, exponent = swiglu(
-                word["acc"][2 * pair],
-                word["acc"][2 * pair + 1],
-                word["base_exponent"] + layer[f"{prefix}gate_exponent"],
-                word["base_exponent"] + layer[f"{prefix}up_exponent"],
-            )
+        pairs = arch.columns // 2
+        for first in range(0, pairs, arch.lanes):
+            lanes = [
+                swiglu(
+                    word["acc"][2 * pair],
+                    word["acc"][2 * pair + 1],
+                    word["base_exponent"] + layer[f"{prefix}gate_exponent"],
+                    word["base_exponent"] + layer[f"{prefix}up_exponent"],
+                )
+                for pair in range(first, first + arch.lanes)
+            ]
             values.append(
                 {
                     "slot": word["slot"],
-                    "neuron": word["group"] * arch.columns // 2 + pair,
-                    "sign": int(sign),
-                    "mantissa": int(mantissa),
-                    "exponent": int(exponent),
-                    "last": int(word["last"] and pair == arch.columns // 2 - 1),
+                    "place": word["of"]["place"],
+                    "shared": word["shared"],
+                    "neuron": (word["group"] * pairs + first) & 0xFFFF,
+                    "values": [{"sign": int(s), "mantissa": int(m), "exponent": int(e)} for s, m, e in lanes],
+                    "last": int(word["last"] and first + arch.lanes == pairs),
                 }
             )
     return values
@@ -93,7 +100,7 @@ async def check(dut: Any, layer: dict[str, int], results: list[dict[str, Any]], 
     dut.layer.value = pack(layer_layout(), layer)
     values = expected(arch, layer, results)
     cocotb.start_soon(send(dut, "results", result_layout(arch), results, PATTERNS[idle]))
-    out = await receive(dut, "values", hidden_value_layout(arch), len(values), PATTERNS[pressure])
+    out = await receive(dut, "values", hidden_values_layout(arch), len(values), PATTERNS[pressure])
     for number, (got, want) in enumerate(zip(out, values, strict=True)):
         assert got == want, f"value {number}"
 
@@ -131,13 +138,13 @@ async def far_exponents(dut: Any) -> None:
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
-async def one_value_a_cycle(dut: Any) -> None:
+async def as_many_values_a_cycle_as_lanes(dut: Any) -> None:
     await start(dut)
     results = [random_result(bench_arch()) for _ in range(20)]
     await RisingEdge(dut.clk)
     begin = get_sim_time("ns")
     await check(dut, random_layer(), results, "always", "always")
-    assert (get_sim_time("ns") - begin) / 10 == LATENCY + 20 * bench_arch().columns // 2
+    assert (get_sim_time("ns") - begin) / 10 == LATENCY + 20 * bench_arch().columns // 2 // bench_arch().lanes
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")

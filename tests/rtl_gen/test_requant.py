@@ -13,7 +13,7 @@ from cocotb.utils import get_sim_time
 from moe_hw.arch import EXP_MIN, ROWS, Arch
 from moe_hw.twins.post import requantise
 from rtl_gen.requant import LATENCY, Requant
-from rtl_gen.types import hidden_block_layout, hidden_value_layout
+from rtl_gen.types import hidden_block_layout, hidden_values_layout
 from sim.bench.runner import parameter, run_bench
 from sim.bench.streams import PATTERNS, receive, reset, send, start
 
@@ -21,13 +21,17 @@ Neuron = tuple[int, int, int]
 """Sign, mantissa, exponent."""
 
 
-@pytest.mark.parametrize(("columns", "tokens"), [(4, 1), (32, 64)])
-def test_requant(columns: int, tokens: int) -> None:
-    run_bench(Requant(Arch(columns=columns, max_tokens=tokens)), __name__, columns=columns, tokens=tokens)
+@pytest.mark.parametrize(("columns", "slots", "lanes"), [(4, 1, 1), (8, 8, 2), (128, 4, 4)])
+def test_requant(columns: int, slots: int, lanes: int) -> None:
+    run_bench(Requant(sizes(columns, slots, lanes)), __name__, columns=columns, slots=slots, lanes=lanes)
+
+
+def sizes(columns: int, slots: int, lanes: int) -> Arch:
+    return Arch(columns=columns, slots=slots, lanes=lanes, data_bits=32 * lanes, max_tokens=64)
 
 
 def bench_arch() -> Arch:
-    return Arch(columns=int(parameter("columns")), max_tokens=int(parameter("tokens")))
+    return sizes(*(int(parameter(name)) for name in ("columns", "slots", "lanes")))
 
 
 def random_neuron(spread: int) -> Neuron:
@@ -48,81 +52,100 @@ def random_block() -> list[Neuron]:
     return [random_neuron(random.choice([0, 3, 8, 200, 1500])) for _ in range(ROWS)]
 
 
-def job_values(arch: Arch, job: list[list[Neuron]]) -> list[dict[str, int]]:
-    """The values of a job ``[slot][neuron]`` in the order of the array: groups, slots, pairs of a group."""
-    pairs = arch.columns // 2
-    return [
-        {
-            "slot": slot,
-            "neuron": neuron,
-            "sign": neurons[neuron][0],
-            "mantissa": neurons[neuron][1],
-            "exponent": neurons[neuron][2],
-            "last": int(slot == len(job) - 1 and neuron == len(neurons) - 1),
-        }
-        for first in range(0, len(job[0]), pairs)
-        for slot, neurons in enumerate(job)
-        for neuron in range(first, first + pairs)
-    ]
+class Job:
+    """A job's neurons ``[slot][neuron]``, and the places of its slots."""
 
+    def __init__(self, arch: Arch, slots: int, blocks: int):
+        self.arch = arch
+        # A group of more than a block makes neurons of padding.
+        blocks += -blocks % max(1, arch.columns // 2 // ROWS)
+        self.neurons = [[neuron for _ in range(blocks) for neuron in random_block()] for _ in range(slots)]
+        self.places = random.sample(range(arch.queue_entries), slots)
+        self.shared = random.randrange(2)
 
-def job_blocks(job: list[list[Neuron]]) -> list[dict[str, Any]]:
-    blocks = []
-    for block in range(len(job[0]) // ROWS):
-        for slot, neurons in enumerate(job):
-            part = neurons[block * ROWS : (block + 1) * ROWS]
+    def _order(self, step: int) -> list[tuple[int, int]]:
+        """Slots and first neurons of parts of ``step``, in the order of the array: groups, slots, then in a group."""
+        group = max(step, self.arch.columns // 2)
+        return [
+            (slot, neuron)
+            for first in range(0, len(self.neurons[0]), group)
+            for slot in range(len(self.neurons))
+            for neuron in range(first, first + group, step)
+        ]
+
+    def _which(self, slot: int, end: int) -> dict[str, int]:
+        last = slot == len(self.neurons) - 1 and end == len(self.neurons[0])
+        return {"place": self.places[slot], "shared": self.shared, "last": int(last)}
+
+    @property
+    def values(self) -> list[dict[str, Any]]:
+        lanes = self.arch.lanes
+        names = ("sign", "mantissa", "exponent")
+        return [
+            {
+                "slot": slot,
+                "neuron": neuron,
+                "values": [dict(zip(names, n, strict=True)) for n in self.neurons[slot][neuron : neuron + lanes]],
+                **self._which(slot, neuron + lanes),
+            }
+            for slot, neuron in self._order(lanes)
+        ]
+
+    @property
+    def blocks(self) -> list[dict[str, Any]]:
+        blocks = []
+        for slot, neuron in self._order(ROWS):
+            part = self.neurons[slot][neuron : neuron + ROWS]
             mantissas, exponents = requantise(*zip(*part, strict=True))
-            last = slot == len(job) - 1 and (block + 1) * ROWS == len(neurons)
             blocks.append(
                 {
-                    "slot": slot,
-                    "block": block,
+                    "block": neuron // ROWS,
                     "exponent": int(exponents[0]),
                     "mantissas": mantissas[0].tolist(),
-                    "last": int(last),
+                    **self._which(slot, neuron + ROWS),
                 }
             )
-    return blocks
+        return blocks
 
 
-def random_job(slots: int, blocks: int) -> list[list[Neuron]]:
-    return [[neuron for _ in range(blocks) for neuron in random_block()] for _ in range(slots)]
-
-
-async def check(dut: Any, jobs: list[list[list[Neuron]]], idle: str, pressure: str) -> None:
+async def check(dut: Any, jobs: list[Job], idle: str, pressure: str) -> None:
     arch = bench_arch()
-    values = [value for job in jobs for value in job_values(arch, job)]
-    blocks = [block for job in jobs for block in job_blocks(job)]
-    cocotb.start_soon(send(dut, "values", hidden_value_layout(arch), values, PATTERNS[idle]))
+    values = [value for job in jobs for value in job.values]
+    blocks = [block for job in jobs for block in job.blocks]
+    cocotb.start_soon(send(dut, "values", hidden_values_layout(arch), values, PATTERNS[idle]))
     out = await receive(dut, "blocks", hidden_block_layout(arch), len(blocks), PATTERNS[pressure])
     for number, (got, want) in enumerate(zip(out, blocks, strict=True)):
         assert got == want, f"block {number}"
 
 
 def slot_counts(arch: Arch) -> list[int]:
-    return sorted({1, min(3, arch.max_tokens), arch.max_tokens})
+    return sorted({1, min(3, arch.slots), arch.slots})
 
 
 @cocotb.test(timeout_time=2, timeout_unit="ms")
 @cocotb.parametrize(idle=list(PATTERNS), pressure=list(PATTERNS))
 async def jobs_in_a_row(dut: Any, idle: str, pressure: str) -> None:
     await start(dut)
-    shapes = [(slots, blocks) for slots in slot_counts(bench_arch()) for blocks in (1, 2, 3)]
+    arch = bench_arch()
+    shapes = [(slots, blocks) for slots in slot_counts(arch) for blocks in (1, 2, 3)]
     random.shuffle(shapes)
-    await check(dut, [random_job(*shape) for shape in shapes[:5]], idle, pressure)
+    await check(dut, [Job(arch, *shape) for shape in shapes[:5]], idle, pressure)
 
 
 @cocotb.test(timeout_time=2, timeout_unit="ms")
-async def one_value_a_cycle(dut: Any) -> None:
+async def as_many_values_a_cycle_as_lanes(dut: Any) -> None:
     """The flush keeps up with the source, also from one job to the next."""
     await start(dut)
-    for slots in slot_counts(bench_arch()):
+    arch = bench_arch()
+    steps = ROWS // arch.lanes
+    for slots in slot_counts(arch):
+        jobs = [Job(arch, slots, 2), Job(arch, slots, 4)]
         begin = get_sim_time("ns")
-        await check(dut, [random_job(slots, 2), random_job(slots, 3)], "always", "always")
+        await check(dut, jobs, "always", "always")
         cycles = round((get_sim_time("ns") - begin) / 10)
         if slots == 1:
-            assert cycles == 5 * ROWS + LATENCY
-        assert cycles <= (5 + 1) * slots * ROWS + LATENCY - ROWS
+            assert cycles == 6 * steps + steps + LATENCY
+        assert cycles <= (6 + 1) * slots * steps + LATENCY
 
 
 @cocotb.test(timeout_time=2, timeout_unit="ms")
@@ -130,25 +153,23 @@ async def slow_sink_stops_the_source(dut: Any) -> None:
     """With nothing taken, values wait once both halves of the slots are full."""
     await start(dut)
     arch = bench_arch()
-    job = random_job(slot_counts(arch)[-1], 4)
-    sender = cocotb.start_soon(send(dut, "values", hidden_value_layout(arch), job_values(arch, job)))
+    job = Job(arch, slot_counts(arch)[-1], 4)
+    sender = cocotb.start_soon(send(dut, "values", hidden_values_layout(arch), job.values))
     dut.blocks__ready.value = 0
-    await ClockCycles(dut.clk, 4 * ROWS * len(job) + 100)
+    await ClockCycles(dut.clk, 4 * ROWS * len(job.neurons) + 100)
     assert not sender.done()
-    blocks = job_blocks(job)
-    assert await receive(dut, "blocks", hidden_block_layout(arch), len(blocks)) == blocks
+    assert await receive(dut, "blocks", hidden_block_layout(arch), len(job.blocks)) == job.blocks
 
 
 @cocotb.test(timeout_time=2, timeout_unit="ms")
 async def reset_in_flight(dut: Any) -> None:
     await start(dut)
     arch = bench_arch()
-    job = random_job(slot_counts(arch)[-1], 2)
+    job = Job(arch, slot_counts(arch)[-1], 2)
     for _ in range(4):
         dut.blocks__ready.value = random.randrange(2)
-        values = job_values(arch, job)
-        sender = cocotb.start_soon(send(dut, "values", hidden_value_layout(arch), values))
-        await ClockCycles(dut.clk, random.randint(2, len(values) + 30))
+        sender = cocotb.start_soon(send(dut, "values", hidden_values_layout(arch), job.values))
+        await ClockCycles(dut.clk, random.randint(2, len(job.values) + 30))
         sender.cancel()
         dut.values__valid.value = 0
         await reset(dut)
