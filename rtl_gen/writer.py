@@ -34,7 +34,7 @@ class Writer(wiring.Component):
         The memory answered an error; sticky until ``clear``.
     aw…, w…, b… : the write half of ``AXI4``
 
-    Latency: four cycles from a range to its address; throughput: a value a cycle, less two cycles for each burst.
+    Latency: five cycles from a range to its address; throughput: a value a cycle, less two cycles for each burst.
     """
 
     def __init__(self, arch: Arch):

@@ -81,7 +81,7 @@ async def latency_and_throughput(dut):
     while not int(dut.awvalid.value):
         await RisingEdge(dut.clk)
         cycles += 1
-    assert cycles == 4
+    assert cycles == 5
     words = 0
     while words < count:
         await RisingEdge(dut.clk)
