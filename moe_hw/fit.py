@@ -22,7 +22,7 @@ LUTS_FIXED = 23000
 """The array's rows and everything else, from the same synthesis; for other sizes and families an estimate."""
 
 COLUMNS = (4, 8, 16, 32, 64, 128)
-"""Numbers of columns that :func:`size_array` tries; more than ``Arch`` takes would be several arrays."""
+"""Numbers of columns that :func:`size_array` tries: those of ``Arch``."""
 
 QUEUE_ENTRY_BITS = 48
 """Token, weight and link of one place in the expert queues, rounded up."""

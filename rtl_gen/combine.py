@@ -109,7 +109,6 @@ class Combine(wiring.Component):
         lost = Const(0, 1)
         for lane, p in enumerate(lanes):
             lost = lost | self._add(m, p, read.data[lane], write.data[lane])
-        first = lanes[0]
         m.d.comb += [write.en.eq(first.valid), write.addr.eq(first.address)]
         with m.If(self.read.enable):
             m.d.comb += [write.en.eq(1), write.addr.eq(self.read.address), write.data.as_value().eq(0)]

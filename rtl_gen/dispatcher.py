@@ -17,6 +17,7 @@ from rtl_gen.types import (
     fetch_layout,
     job_layout,
     layer_layout,
+    longest_hidden,
     place_bits,
     slot_layout,
     token_bits,
@@ -116,10 +117,9 @@ class Dispatcher(wiring.Component):
         hidden_stride = Signal(11)
         product = Signal(address_bits(arch))
         number = Signal(max(place_bits(arch), token_bits(arch)))
-        widest = Mux(layer.inter_blocks > layer.shared_blocks, layer.inter_blocks, layer.shared_blocks)
         m.d.sync += [
             choices.eq(layer.top_k + (layer.shared_blocks != 0)),
-            hidden_stride.eq(widest),
+            hidden_stride.eq(longest_hidden(layer)),
             stride.eq(Mux(down, hidden_stride, layer.hidden_blocks << 1)),
             product.eq(number * stride),
         ]

@@ -9,7 +9,7 @@ from amaranth.utils import exact_log2
 
 from moe_hw.arch import ROWS, SEGMENT_ALIGN, Arch
 from rtl_gen.bus import range_layout
-from rtl_gen.types import address_bits, hidden_block_layout, layer_layout
+from rtl_gen.types import address_bits, hidden_block_layout, layer_layout, longest_hidden
 
 VALUE_BITS = 16
 """Bits of an exponent in memory."""
@@ -62,7 +62,7 @@ class HiddenWriter(wiring.Component):
         padding = Const(0, 8 * (SEGMENT_ALIGN - ROWS) - VALUE_BITS)
         line = Cat(block.mantissas.as_value(), exponent, padding)
         m.d.sync += [
-            stride.eq(Mux(layer.inter_blocks > layer.shared_blocks, layer.inter_blocks, layer.shared_blocks)),
+            stride.eq(longest_hidden(layer)),
             product.eq(block.place * stride),
             self.ranges.payload.address.eq(self.address + product + block.block),
         ]

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from moe_hw.arch import Arch
 from moe_hw.registers import LAYER_MAGIC, Status
-from rtl_gen.types import groups_of, layer_layout, router_groups
+from rtl_gen.types import groups_of, layer_layout, longest_hidden, router_groups
 
 PRODUCT_BITS = 28
 """Bits of a number of tokens times a number of blocks."""
@@ -57,7 +57,7 @@ class LayerCheck(wiring.Component):
         vector_blocks = Signal(PRODUCT_BITS)
         logit_words = Signal(PRODUCT_BITS)
         m.d.comb += [
-            widest.eq(Mux(layer.inter_blocks > layer.shared_blocks, layer.inter_blocks, layer.shared_blocks)),
+            widest.eq(longest_hidden(layer)),
             longest.eq(Mux((layer.hidden_blocks << 1) > widest, layer.hidden_blocks << 1, widest)),
             groups.eq(router_groups(arch, layer)),
         ]

@@ -20,8 +20,8 @@ FETCHES = 16
 def line_layout(arch: Arch) -> data.StructLayout:
     """A block of a vector: its mantissas and exponent.
 
-    ``first`` is the first block of a job, ``peak`` the last that counts for the vector's exponent, ``last`` the job's
-    last block. ``router`` marks the lines of tokens, as the router gets them.
+    ``first`` is the first block of a job, ``start`` that of a vector, ``peak`` the last that counts for the vector's
+    exponent, ``last`` the job's last block. ``router`` marks the lines of tokens, as the router gets them.
     """
     return data.StructLayout(
         {

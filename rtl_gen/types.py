@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Shape, Value, signed, unsigned
+from amaranth.hdl import Mux, Shape, Value, signed, unsigned
 from amaranth.lib import data, enum, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, exact_log2
@@ -68,6 +68,11 @@ def groups_of(arch: Arch, blocks: Value) -> Value:
     if arch.columns <= ROWS:
         return blocks << exact_log2(ROWS // arch.columns)
     return (blocks + arch.columns // ROWS - 1) >> exact_log2(arch.columns // ROWS)
+
+
+def longest_hidden(layer: data.View) -> Value:
+    """Blocks of the layer's longest hidden vector, and so the lines of each choice in memory."""
+    return Mux(layer.inter_blocks > layer.shared_blocks, layer.inter_blocks, layer.shared_blocks)
 
 
 def router_groups(arch: Arch, layer: data.View) -> Value:
