@@ -14,6 +14,7 @@ from pathlib import Path
 from amaranth.lib import wiring
 from cocotb_tools.runner import get_runner
 
+from moe_hw.errors import SetupError
 from rtl_gen.emit import to_verilog
 from sim import verilator
 
@@ -45,6 +46,7 @@ def run_bench(component: wiring.Component, test_module: str, tests: str = "", **
 
     Raises:
         AssertionError: a cocotb test failed. The seed to replay it is printed: set ``COCOTB_RANDOM_SEED``.
+        SetupError: the bench does not build; the message shows the end of its log.
     """
     text = to_verilog(component, "dut")
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -60,13 +62,17 @@ def run_bench(component: wiring.Component, test_module: str, tests: str = "", **
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     with _environment(environment):
         runner = get_runner("verilator")
-        runner.build(
-            sources=[source],
-            hdl_toplevel="dut",
-            build_dir=build,
-            build_args=["-Wno-fatal", "-Wno-lint", "-Wno-style", "--x-initial", "unique"],
-            log_file=build / "build.log",
-        )
+        log = build / "build.log"
+        try:
+            runner.build(
+                sources=[source],
+                hdl_toplevel="dut",
+                build_dir=build,
+                build_args=["-Wno-fatal", "-Wno-lint", "-Wno-style", "--x-initial", "unique"],
+                log_file=log,
+            )
+        except RuntimeError as error:
+            raise SetupError(f"{error}; the end of {log}:\n{log.read_text()[-2000:]}") from None
         results = runner.test(
             hdl_toplevel="dut",
             test_module=test_module,
