@@ -58,7 +58,7 @@ class Loader(wiring.Component):
     clear : In(1), error : Out(1)
         The memory answered an error; sticky until ``clear``.
 
-    Latency: three cycles from a fetch to its burst, one from a line's last word; throughput: a bus word a cycle.
+    Latency: four cycles from a fetch to its burst, one from a line's last word; throughput: a bus word a cycle.
     """
 
     def __init__(self, arch: Arch):

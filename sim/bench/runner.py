@@ -49,7 +49,8 @@ def run_bench(component: wiring.Component, test_module: str, tests: str = "", **
         SetupError: the bench does not build; the message shows the end of its log.
     """
     text = to_verilog(component, "dut")
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    # Verilator writes where it and cocotb are installed into its makefile, and does not notice that they have moved.
+    digest = hashlib.sha256(f"{sys.prefix}\0{text}".encode()).hexdigest()[:16]
     build = build_root() / digest
     build.mkdir(parents=True, exist_ok=True)
     source = build / "dut.v"
