@@ -37,7 +37,7 @@ class Device:
         self.transport = transport
         self.arch = transport.arch
         self._check_identity()
-        self.memory = Allocator(transport.memory_bytes)
+        self.memory = Allocator(transport.memory_bytes, self.arch.segment_bytes)
         self.ring = Ring(transport, self.memory.alloc(RING_BYTES, "the command ring"))
         self.workspace = 0
         self._workspace_bytes = 0
@@ -115,7 +115,7 @@ class Device:
         if isinstance(layer, MoELayer):
             layer = QuantisedLayer(layer, weight_format, name)
         if isinstance(layer, CodedLayer):
-            return LayerImage(layer, self.arch.columns)
+            return LayerImage(layer, self.arch)
         if layer.config_hash != self.arch.hash:
             raise DeviceError(
                 f"{name} was packed for an accelerator of configuration {layer.config_hash:#018x}, "

@@ -55,8 +55,8 @@ class Handle:
     def __init__(self, device: Device, name: str, image: LayerImage | StoredLayer, address: int):
         self.name = name
         self.spec = image.spec
-        self.footprint = Footprint(image.spec, device.arch.columns, image.bits)
-        self.max_tokens = self.footprint.max_tokens(device.arch)
+        self.footprint = Footprint(image.spec, device.arch, image.bits)
+        self.max_tokens = self.footprint.max_tokens()
         self.address = address
         self._device: Device | None = device
 
@@ -133,7 +133,7 @@ class Handle:
         for tokens in batches:
             addresses, address = _place(address, self.footprint, len(tokens))
             device.transport.write(addresses["input"], input_record(tokens))
-            cut = self.footprint.cut(device.arch, len(tokens))
+            cut = self.footprint.cut(len(tokens))
             commands.append((cut, {"layer": self.address, "hidden": device.workspace, **addresses}))
         bound = sum(GRACE_CYCLES + PATIENCE * self._expected_cycles(device, cut["tokens"]) for cut, _ in commands)
         completions = device.ring.run(commands, bound, self.name)

@@ -11,11 +11,13 @@ class Allocator:
     """First-fit allocation of a device's memory.
 
     Parameters:
-        size: bytes of device memory; a last partial segment is not used.
+        size: bytes of device memory; a last partial unit is not used.
+        unit: bytes to whose multiples addresses and sizes are rounded.
     """
 
-    def __init__(self, size: int):
-        self.size = size // SEGMENT_ALIGN * SEGMENT_ALIGN
+    def __init__(self, size: int, unit: int = SEGMENT_ALIGN):
+        self.size = size // unit * unit
+        self._unit = unit
         self._holes = [(0, self.size)] if self.size else []
         self._taken: dict[int, int] = {}
 
@@ -33,16 +35,16 @@ class Allocator:
         """Take the first hole of at least ``size`` bytes.
 
         Parameters:
-            size: bytes, at least 1; rounded up to whole segments.
+            size: bytes, at least 1; rounded up to whole units.
             what: what it is for, named by the error.
 
         Returns:
-            The byte address, a multiple of ``SEGMENT_ALIGN``.
+            The byte address, a multiple of ``unit``.
 
         Raises:
             DeviceError: there is no such hole.
         """
-        size = aligned(max(size, 1))
+        size = aligned(max(size, 1), self._unit)
         for position, (address, room) in enumerate(self._holes):
             if room >= size:
                 rest = [(address + size, room - size)] if room > size else []

@@ -19,6 +19,9 @@ TILES_PER_SCALE_BEAT = 4
 SEGMENT_ALIGN = 64
 """Bytes. Everything a descriptor points at starts on such a boundary; addresses count in this unit."""
 
+INTERLEAVE = 256
+"""Bytes after which the next channel of a memory has its turn: less than an AXI burst, so that one uses several."""
+
 ACC_BITS = 48
 """Bits of a scale-accumulator and of a combine word."""
 
@@ -41,8 +44,10 @@ class Arch:
     """Sizes that are fixed when the RTL is generated. Shapes within them are chosen at run time.
 
     Attributes:
-        columns: output neurons the array works on at a time; two share a multiplier.
-        data_bits: width of the AXI4 data bus in bits.
+        columns: output neurons the array works on at a time, in all sub-arrays; two share a multiplier.
+        channels: sub-arrays that the columns are dealt to. If there are several, each reads its weights through a port
+            of its own from its own channel of the memory.
+        data_bits: width of every AXI4 data bus in bits.
         addr_bits: width of an AXI4 byte address.
         burst_bytes: longest AXI4 burst, a power of two that divides 4096.
         vector_blocks: depth of a row's vector bank, in blocks of 32 elements; the vectors of two jobs share it.
@@ -57,6 +62,7 @@ class Arch:
     """
 
     columns: int = 8
+    channels: int = 1
     data_bits: int = 32
     addr_bits: int = 32
     burst_bytes: int = 512
@@ -80,7 +86,8 @@ class Arch:
             ok = isinstance(value, int) and low <= value <= high and value & (value - 1) == 0
             require(ok, f"{name}: expected a power of two from {low} to {high}, got {value!r}")
 
-        power("columns", 4, 128)
+        power("channels", 1, 32)
+        power("columns", 4 * self.channels, 128 * self.channels)
         power("data_bits", 32, 8 * SEGMENT_ALIGN)
         power("burst_bytes", 64, 4096)
         power("vector_blocks", 64, 1 << 17)
@@ -99,9 +106,10 @@ class Arch:
             isinstance(self.addr_bits, int) and 24 <= self.addr_bits <= 38,
             f"addr_bits: expected 24 to 38, got {self.addr_bits!r}",
         )
+        columns = self.columns // self.channels
         require(
-            self.data_bits <= self.beat_bits,
-            f"data_bits: expected at most a beat of {self.beat_bits} bits ({self.columns} columns x 32), "
+            self.data_bits <= ROWS * columns,
+            f"data_bits: expected at most a beat of {ROWS * columns} bits ({columns} columns x 32), "
             f"got {self.data_bits}; choose more columns or a narrower bus",
         )
         require(
@@ -115,8 +123,22 @@ class Arch:
         )
 
     @property
+    def sub_array(self) -> Arch:
+        """Sizes of one sub-array, whose weights have the addresses within its channel."""
+        columns = self.columns // self.channels
+        addr_bits = self.addr_bits - (self.channels - 1).bit_length()
+        return dataclasses.replace(
+            self, columns=columns, channels=1, addr_bits=addr_bits, lanes=min(self.lanes, columns // 4)
+        )
+
+    @property
+    def segment_bytes(self) -> int:
+        """Bytes on whose multiples a layer's image and its segments start: the same place in every channel."""
+        return SEGMENT_ALIGN if self.channels == 1 else self.channels * INTERLEAVE
+
+    @property
     def beat_bits(self) -> int:
-        """Bits of a beat: one bit for each multiplier input of the array."""
+        """Bits of a beat, of all sub-arrays together: one bit for each multiplier input of the array."""
         return ROWS * self.columns
 
     @property

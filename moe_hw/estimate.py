@@ -94,7 +94,7 @@ def estimate(spec: LayerSpec, board: Board, arch: Arch, form: WeightFormat, expe
         form: format of the experts' weights.
         experts: the routed experts of each token, ``[tokens, top_k]``.
     """
-    batch = Footprint(spec, arch.columns, form.bits).max_tokens(arch)
+    batch = Footprint(spec, arch, form.bits).max_tokens()
     total = Estimate()
     for first in range(0, len(experts), batch):
         chosen = experts[first : first + batch]
@@ -117,11 +117,12 @@ class _Command:
         self.arch = arch
         self.form = form
         self.tokens = tokens
-        self.footprint = Footprint(spec, arch.columns, form.bits)
+        self.footprint = Footprint(spec, arch, form.bits)
         timing = board.memory.timing
         refresh = (timing.tRFC + timing.tRP + timing.tRCD) / timing.tREFI
         pins = board.memory.bytes_per_second / (board.clock_mhz * 1e6)
-        self.rate = min(pins * (1 - refresh), arch.data_bits // 8)
+        self.rate = min(pins * (1 - refresh), arch.channels * arch.data_bits // 8)
+        self.bus = min(self.rate, arch.data_bits // 8)
         self.latency = (board.memory.controller_ns + timing.tRCD + timing.CL) * board.clock_mhz / 1e3 + START_CYCLES
         self.array = self.before = self.memory = self.dispatched = 0.0
         self.memory_bound = self.array_bound = 0.0
@@ -141,7 +142,7 @@ class _Command:
             self._up(count, inter_blocks, routed)
         self.dispatched = self.array + ARRAY_LATENCY + self.arch.columns // 2 // self.arch.lanes + POST_LATENCY
         self.dispatched += self.latency
-        chunk_blocks = self.footprint.chunk_blocks(self.arch, tokens)
+        chunk_blocks = self.footprint.chunk_blocks(tokens)
         stored = 0.0
         for first in range(0, spec.hidden_blocks, chunk_blocks):
             blocks = min(chunk_blocks, spec.hidden_blocks - first)
@@ -203,7 +204,7 @@ class _Command:
 
     def _parts(self, vectors: int) -> Iterator[int]:
         """A queue's jobs."""
-        parts = -(-vectors // self.footprint.slots(self.arch))
+        parts = -(-vectors // self.footprint.slots())
         for part in range(parts):
             yield vectors // parts + (part < vectors % parts)
 
@@ -211,7 +212,7 @@ class _Command:
         """A job of ``vectors`` of ``blocks`` each, with ``size`` bytes of weights, ``known`` from that cycle on."""
         # The vectors are asked for when the job before has begun and the one before that has left its half.
         asked = max(self.dispatched, self.before, known)
-        gathered = vectors * blocks * SEGMENT_ALIGN / self.rate
+        gathered = vectors * blocks * SEGMENT_ALIGN / self.bus
         waiting = min(max(self.memory - asked, 0), OUTSTANDING * self.arch.burst_bytes / self.rate)
         loaded = asked + max(SLOT_CYCLES * vectors, waiting + gathered) + self.latency
         # Weights run ahead of the array as far as the expert buffer goes.
@@ -230,9 +231,9 @@ class _Command:
         """A chunk's outputs on their way to memory."""
         elements = self.tokens * ROWS * blocks
         bursts = self.tokens * -(-4 * ROWS * blocks // self.arch.burst_bytes)
-        return max(elements / self.arch.lanes + 2 * bursts, 4 * elements / self.rate) + self.latency
+        return max(elements / self.arch.lanes + 2 * bursts, 4 * elements / self.bus) + self.latency
 
     def _records(self) -> float:
         """The routing record."""
         size = self.footprint.routing_bytes(self.tokens) + COMPLETION.size_bytes
-        return max(ENTRY_CYCLES * self.tokens * self.footprint.choices, size / self.rate) + self.latency
+        return max(ENTRY_CYCLES * self.tokens * self.footprint.choices, size / self.bus) + self.latency

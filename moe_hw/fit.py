@@ -22,7 +22,7 @@ LUTS_FIXED = 23000
 """The array's rows and everything else, from the same synthesis; for other sizes and families an estimate."""
 
 COLUMNS = (4, 8, 16, 32, 64, 128)
-"""Numbers of columns that :func:`size_array` tries: those of ``Arch``."""
+"""Columns of a sub-array that :func:`size_array` tries: those of ``Arch``."""
 
 QUEUE_ENTRY_BITS = 48
 """Token, weight and link of one place in the expert queues, rounded up."""
@@ -58,7 +58,7 @@ def _estimate(arch: Arch, columns: int) -> dict[str, int]:
     """As :func:`estimate`, for any number of columns beside the other sizes of ``arch``."""
     buffers = {
         "expert_buffer_bits": arch.expert_beats * ROWS * columns,
-        "vector_buffer_bits": arch.vector_blocks * (ROWS * 8 + EXP_BITS),
+        "vector_buffer_bits": arch.vector_blocks * (arch.channels * ROWS * 8 + EXP_BITS),
         "accumulator_bits": arch.slots * columns * ACC_BITS,
         "logit_bits": arch.logit_words * columns * ACC_BITS,
         "combine_bits": arch.combine_elements * ACC_BITS,
@@ -101,7 +101,7 @@ class Sizing:
     """What an FPGA and its memory say about the number of columns.
 
     Attributes:
-        columns: the most that fit, of all arrays together, a power of two; 0 if not even the least does.
+        columns: the most that fit, of all sub-arrays together, a power of two; 0 if not even the least does.
         limit: what twice as many would exceed, the resources of the FPGA or the numbers that are tried.
         saturating: the fewest that take all that the memory's pins give, a power of two.
     """
@@ -121,7 +121,7 @@ def size_array(board: Board) -> Sizing:
     beats = board.memory.bytes_per_second * 8 / (board.clock_mhz * 1e6 * ROWS)
     saturating = max(COLUMNS[0], 1 << (math.ceil(beats) - 1).bit_length())
     fitting = 0
-    for columns in COLUMNS:
+    for columns in (arch.channels * columns for columns in COLUMNS):
         if short := [shortage.resource for shortage in _shortages(board, _estimate(arch, columns))]:
             return Sizing(fitting, " and ".join(short), saturating)
         fitting = columns
@@ -132,8 +132,13 @@ def check(board: Board, arch: Arch) -> None:
     """Hold ``arch`` against the resources of ``board``.
 
     Raises:
-        UsageError: it needs more multipliers, LUTs or memory than the FPGA has, or cannot address the board's memory.
+        UsageError: it needs more multipliers, LUTs or memory than the FPGA has, or does not match the board's memory.
     """
+    if arch.channels not in (1, board.memory.channels):
+        raise UsageError(
+            f"{board.name}: accelerator.channels: expected 1 or the memory's {board.memory.channels}, "
+            f"got {arch.channels}"
+        )
     if short := next(_shortages(board, estimate(board, arch)), None):
         raise UsageError(
             f"{board.name}: expected at most {short.budget} {short.unit}{short.resource}, "

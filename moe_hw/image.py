@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from moe_hw.arch import ROWS, SEGMENT_ALIGN, TILES_PER_SCALE_BEAT, Arch
+from moe_hw.arch import INTERLEAVE, ROWS, SEGMENT_ALIGN, TILES_PER_SCALE_BEAT, Arch
 from moe_hw.errors import ImageError, SetupError, UsageError
 from moe_hw.formats import FORMATS, MAX_FRACTION, ROUTER, QuantisedMatrix, Tokens
 from moe_hw.quantised import CodedLayer, QuantisedExpert
@@ -25,9 +25,9 @@ Segment = tuple[str, int, np.ndarray]
 """Name, offset from the descriptor, uint8 bytes."""
 
 
-def aligned(size: int) -> int:
-    """``size`` rounded up to whole units of 64 bytes."""
-    return -(-size // SEGMENT_ALIGN) * SEGMENT_ALIGN
+def aligned(size: int, unit: int = SEGMENT_ALIGN) -> int:
+    """``size`` rounded up to whole units of ``unit`` bytes."""
+    return -(-size // unit) * unit
 
 
 def matrix_bytes(rows: int, blocks: int, bits: int, columns: int) -> int:
@@ -54,16 +54,34 @@ def layer_matrices(spec: LayerSpec, bits: int, columns: int) -> tuple[int, int, 
     return router, gate_up, down, shared_gate_up, shared_down
 
 
-def matrix_segment(matrix: QuantisedMatrix, columns: int) -> np.ndarray:
-    """A matrix as the array reads it: tiles of 32 x ``columns`` in bit planes, scales before every four.
+def matrix_segment(matrix: QuantisedMatrix, arch: Arch) -> np.ndarray:
+    """A matrix as the accelerator reads it: every channel has the rows of its columns, and its turn after 256 bytes.
 
     Returns:
-        uint8, padded with zeros to whole units of 64 bytes.
+        uint8, padded with zeros to whole units of ``arch.segment_bytes``.
     """
-    bits, blocks = matrix.format.bits, matrix.blocks
-    missing = -matrix.rows % columns
+    missing = -matrix.rows % arch.columns
     codes = np.pad(matrix.codes, ((0, missing), (0, 0)))
     scales = np.pad(matrix.scales, ((0, missing), (0, 0)), constant_values=MAX_FRACTION)
+    columns = arch.columns // arch.channels
+
+    def share(rows: np.ndarray, channel: int) -> np.ndarray:
+        return rows.reshape(-1, arch.channels, columns, rows.shape[1])[:, channel].reshape(-1, rows.shape[1])
+
+    shares = [
+        _tiles(share(codes, channel), share(scales, channel), matrix.format.bits, columns)
+        for channel in range(arch.channels)
+    ]
+    size = aligned(sum(map(len, shares)), arch.segment_bytes)
+    segment = np.zeros((arch.channels, size // arch.channels), np.uint8)
+    segment[:, : len(shares[0])] = shares
+    turn = size if arch.channels == 1 else INTERLEAVE
+    return segment.reshape(arch.channels, -1, turn).transpose(1, 0, 2).reshape(-1)
+
+
+def _tiles(codes: np.ndarray, scales: np.ndarray, bits: int, columns: int) -> np.ndarray:
+    """Tiles of 32 x ``columns`` in bit planes, scales before every four; uint8."""
+    blocks = scales.shape[1]
     groups = len(codes) // columns
     tiles = groups * blocks
     beats_of_scales = -(-tiles // TILES_PER_SCALE_BEAT)
@@ -82,10 +100,7 @@ def matrix_segment(matrix: QuantisedMatrix, columns: int) -> np.ndarray:
         planes[:tiles, number] = np.packbits(plane.astype(np.uint8), axis=1, bitorder="little")
     beats[:, 1:] = planes.reshape(beats_of_scales, -1, beat_bytes)
 
-    used = (beats_of_scales + tiles * bits) * beat_bytes
-    segment = np.zeros(aligned(used), np.uint8)
-    segment[:used] = beats.reshape(-1)[:used]
-    return segment
+    return beats.reshape(-1)[: (beats_of_scales + tiles * bits) * beat_bytes]
 
 
 class LayerImage:
@@ -93,7 +108,7 @@ class LayerImage:
 
     Parameters:
         layer: the layer in codes.
-        columns: columns of the array.
+        arch: sizes of the accelerator.
 
     Members:
         spec: the layer's spec.
@@ -101,14 +116,15 @@ class LayerImage:
         size: bytes of the whole image.
     """
 
-    def __init__(self, layer: CodedLayer, columns: int):
+    def __init__(self, layer: CodedLayer, arch: Arch):
         self.layer = layer
-        self.columns = columns
+        self.arch = arch
         self.spec = spec = layer.spec
         self.bits = layer.format.bits
-        matrices = layer_matrices(spec, self.bits, columns)
-        router, self._down, down, self._shared_down, shared_down = map(aligned, matrices)
-        self._router = LAYER.size_bytes
+        unit = arch.segment_bytes
+        matrices = layer_matrices(spec, self.bits, arch.columns)
+        router, self._down, down, self._shared_down, shared_down = (aligned(size, unit) for size in matrices)
+        self._router = aligned(LAYER.size_bytes, unit)
         self._experts = self._router + router
         self._stride = self._down + down
         self._shared = self._experts + spec.router.experts * self._stride
@@ -116,18 +132,16 @@ class LayerImage:
 
     def descriptor(self) -> dict[str, int]:
         """All words of the layer descriptor by name."""
+        unit = SEGMENT_ALIGN * self.arch.channels
         words = self.layer.descriptor() | {
             "magic": LAYER_MAGIC,
-            "router_address": self._router // SEGMENT_ALIGN,
-            "expert_address": self._experts // SEGMENT_ALIGN,
-            "expert_stride": self._stride // SEGMENT_ALIGN,
-            "expert_down": self._down // SEGMENT_ALIGN,
+            "router_address": self._router // unit,
+            "expert_address": self._experts // unit,
+            "expert_stride": self._stride // unit,
+            "expert_down": self._down // unit,
         }
         if self.spec.shared:
-            words |= {
-                "shared_address": self._shared // SEGMENT_ALIGN,
-                "shared_down": self._shared_down // SEGMENT_ALIGN,
-            }
+            words |= {"shared_address": self._shared // unit, "shared_down": self._shared_down // unit}
         return words
 
     def segments(self) -> Iterator[Segment]:
@@ -143,14 +157,14 @@ class LayerImage:
         except ValueError as error:
             raise ImageError(f"the layer does not fit a descriptor: {error}") from error
         yield "descriptor", 0, words.astype("<u4").view(np.uint8)
-        yield "router", self._router, matrix_segment(self.layer.router, self.columns)
+        yield "router", self._router, matrix_segment(self.layer.router, self.arch)
         for index in self.layer.stored:
             yield f"expert {index}", self._experts + index * self._stride, self._expert(self.layer.expert(index))
         if self.layer.shared is not None:
             yield "shared", self._shared, self._expert(self.layer.shared)
 
     def _expert(self, expert: QuantisedExpert) -> np.ndarray:
-        return np.concatenate([matrix_segment(matrix, self.columns) for matrix in expert])
+        return np.concatenate([matrix_segment(matrix, self.arch) for matrix in expert])
 
 
 def input_record(tokens: Tokens) -> np.ndarray:
@@ -260,7 +274,7 @@ def write_image(
         _clear(root)
         records = []
         for number, (name, layer) in enumerate(layers):
-            records.append(_write_layer(root, f"layer-{number}.bin", name, LayerImage(layer, arch.columns), progress))
+            records.append(_write_layer(root, f"layer-{number}.bin", name, LayerImage(layer, arch), progress))
         manifest = {
             "layout_version": LAYOUT_VERSION,
             "config_hash": f"{arch.hash:016x}",

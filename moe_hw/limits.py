@@ -5,7 +5,7 @@ The rules are those of the command processor (the status codes of :mod:`moe_hw.r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moe_hw.arch import PLANES_PER_PASS, ROWS, SEGMENT_ALIGN, TILES_PER_SCALE_BEAT, Arch
@@ -22,13 +22,18 @@ class Footprint:
 
     Parameters:
         spec: the layer.
-        columns: columns of the array.
+        arch: sizes of the accelerator.
         bits: bits of a weight code.
     """
 
     spec: LayerSpec
-    columns: int
+    arch: Arch
     bits: int
+
+    @property
+    def columns(self) -> int:
+        """Columns of the array."""
+        return self.arch.columns
 
     @property
     def router_groups(self) -> int:
@@ -57,7 +62,7 @@ class Footprint:
     @property
     def _granule(self) -> int:
         """Blocks of output columns whose tiles begin on a scale beat and on 64 bytes, whatever the expert's width."""
-        groups = TILES_PER_SCALE_BEAT * max(1, SEGMENT_ALIGN * 8 // (ROWS * self.columns))
+        groups = TILES_PER_SCALE_BEAT * max(1, SEGMENT_ALIGN * 8 // self.arch.sub_array.beat_bits)
         return max(1, groups * self.columns // ROWS)
 
     @property
@@ -65,28 +70,29 @@ class Footprint:
         """Words of the combine buffer that a token takes at least, with the smallest chunk."""
         return self._groups(min(self.spec.hidden_blocks, self._granule)) * self.columns
 
-    def slots(self, arch: Arch) -> int:
-        """Vectors of the largest job that ``arch`` takes; 0 if not even one fits."""
+    def slots(self) -> int:
+        """Vectors of the largest job that the accelerator takes; 0 if not even one fits."""
+        arch = self.arch
         return min(arch.slots, arch.vector_blocks // 2 // self.vector_blocks, arch.logit_words // self.router_groups)
 
-    def chunk_blocks(self, arch: Arch, tokens: int) -> int:
+    def chunk_blocks(self, tokens: int) -> int:
         """Blocks of output columns that a batch of ``tokens`` is cut into; 0 if the combine buffer is too small."""
-        groups = arch.combine_elements // (tokens * self.columns)
+        groups = self.arch.combine_elements // (tokens * self.columns)
         if self._groups(self.spec.hidden_blocks) <= groups:
             return self.spec.hidden_blocks
         return groups * self.columns // ROWS // self._granule * self._granule
 
-    def cut(self, arch: Arch, tokens: int) -> dict[str, int]:
+    def cut(self, tokens: int) -> dict[str, int]:
         """The words of a command that say how a batch is cut into jobs and chunks."""
-        chunk = self.chunk_blocks(arch, tokens)
+        chunk = self.chunk_blocks(tokens)
         strides = (
-            matrix_bytes(ROWS * chunk, inter_blocks, self.bits, self.columns) // SEGMENT_ALIGN
+            matrix_bytes(ROWS * chunk, inter_blocks, self.bits, self.columns) // (SEGMENT_ALIGN * self.arch.channels)
             for inter_blocks in (self.spec.inter_blocks, self.spec.shared_blocks)
         )
         routed, shared = strides if chunk < self.spec.hidden_blocks else (0, 0)
         return {
             "tokens": tokens,
-            "slots": self.slots(arch),
+            "slots": self.slots(),
             "chunk_blocks": chunk,
             "chunk_stride": routed,
             "shared_chunk_stride": shared,
@@ -114,18 +120,20 @@ class Footprint:
 
     def weight_bytes(self, experts: int) -> int:
         """Bytes that a command reads of a layer's image if ``experts`` routed experts have a token."""
-        return self._image_bytes(experts, layer_matrices(self.spec, self.bits, self.columns))
+        return self._image_bytes(experts, LAYER.size_bytes, *layer_matrices(self.spec, self.bits, self.columns))
 
     @property
     def image_bytes(self) -> int:
         """Bytes of the layer's image, its padding included."""
-        matrices = layer_matrices(self.spec, self.bits, self.columns)
-        return self._image_bytes(self.spec.router.experts, map(aligned, matrices))
+        unit = self.arch.segment_bytes
+        sizes = (LAYER.size_bytes, *layer_matrices(self.spec, self.bits, self.columns))
+        return self._image_bytes(self.spec.router.experts, *(aligned(size, unit) for size in sizes))
 
     @staticmethod
-    def _image_bytes(experts: int, matrices: Iterable[int]) -> int:
-        router, gate_up, down, shared_gate_up, shared_down = matrices
-        return LAYER.size_bytes + router + experts * (gate_up + down) + shared_gate_up + shared_down
+    def _image_bytes(
+        experts: int, descriptor: int, router: int, gate_up: int, down: int, shared_gate_up: int, shared_down: int
+    ) -> int:
+        return descriptor + router + experts * (gate_up + down) + shared_gate_up + shared_down
 
     def input_bytes(self, tokens: int) -> int:
         """Bytes of an input record."""
@@ -149,11 +157,11 @@ class Footprint:
         records = inputs + self.output_bytes(tokens) + self.routing_bytes(tokens)
         return COMMAND.size_bytes + records + COMPLETION.size_bytes
 
-    def max_tokens(self, arch: Arch) -> int:
-        """Tokens of the largest command that ``arch`` takes; 0 if not even one fits."""
-        if self.slots(arch) == 0:
+    def max_tokens(self) -> int:
+        """Tokens of the largest command that the accelerator takes; 0 if not even one fits."""
+        if self.slots() == 0:
             return 0
-        return min(arch.max_tokens, arch.combine_elements // self.token_sums)
+        return min(self.arch.max_tokens, self.arch.combine_elements // self.token_sums)
 
 
 def check_layer(spec: LayerSpec, arch: Arch, name: str = "the layer") -> None:
@@ -162,7 +170,7 @@ def check_layer(spec: LayerSpec, arch: Arch, name: str = "the layer") -> None:
     Raises:
         DeviceError: names the size that does not fit, the maximum and the build-time size to enlarge.
     """
-    footprint = Footprint(spec, arch.columns, PLANES_PER_PASS)
+    footprint = Footprint(spec, arch, PLANES_PER_PASS)
     sizes = (
         ("experts", spec.router.experts, "max_experts"),
         ("experts per token (top-k)", spec.router.top_k, "max_top_k"),
@@ -191,7 +199,7 @@ def check_model(specs: Sequence[LayerSpec], arch: Arch, form: WeightFormat, memo
     """
     for number, spec in enumerate(specs):
         check_layer(spec, arch, f"MoE layer {number} of {name}")
-    total = sum(Footprint(spec, arch.columns, form.bits).image_bytes for spec in specs)
+    total = sum(Footprint(spec, arch, form.bits).image_bytes for spec in specs)
     if total > memory_bytes:
         raise DeviceError(
             f"{len(specs)} MoE layers of {name} need {total:,} bytes in {form.name}, the board has {memory_bytes:,}; "

@@ -8,9 +8,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from moe_hw.arch import Arch
 from moe_hw.registers import COUNTERS, DEVICE_MAGIC, LAYOUT_VERSION
-from rtl_gen.accumulate import Accumulate
-from rtl_gen.array import Array
-from rtl_gen.bus import AXI4, AXI4Lite
+from rtl_gen.bus import AXI4, AXI4Lite, AXI4Read
 from rtl_gen.combine import Combine
 from rtl_gen.command import Command
 from rtl_gen.counters import Counters
@@ -24,13 +22,13 @@ from rtl_gen.requant import Requant
 from rtl_gen.router import Router
 from rtl_gen.scheduler import Scheduler
 from rtl_gen.sequencer import Activity, Sequencer
-from rtl_gen.streamer import Streamer
+from rtl_gen.sub_arrays import SubArrays
 from rtl_gen.types import Kind
 from rtl_gen.vector_buffer import VectorBuffer
 from rtl_gen.widen import Widen
 from rtl_gen.writer import Writer
 
-COMMAND_READER, LOADER_READER, STREAMER_READER = range(3)
+COMMAND_READER, LOADER_READER, WEIGHT_READER = range(3)
 
 
 class Accelerator(wiring.Component):
@@ -50,6 +48,8 @@ class Accelerator(wiring.Component):
         Control and status registers.
     m_axi : Out(AXI4(arch))
         Device memory.
+    m_axi_0 … : Out(AXI4Read(arch.sub_array))
+        With several channels: each channel of device memory, with addresses within it.
     busy : Out(1)
         Commands are pending or under way.
 
@@ -61,24 +61,24 @@ class Accelerator(wiring.Component):
 
     def __init__(self, arch: Arch):
         self.arch = arch
-        self._array = Array(arch)
-        self._accumulate = Accumulate(arch)
-        self.repeated = {**self._array.repeated, **self._accumulate.repeated}
-        super().__init__({"s_axil": In(AXI4Lite(CSR_ADDR_BITS)), "m_axi": Out(AXI4(arch)), "busy": Out(1)})
+        self._sub_arrays = SubArrays(arch)
+        self.repeated = self._sub_arrays.repeated
+        ports = {}
+        if arch.channels > 1:
+            ports = {f"m_axi_{channel}": Out(AXI4Read(arch.sub_array)) for channel in range(arch.channels)}
+        super().__init__({"s_axil": In(AXI4Lite(CSR_ADDR_BITS)), "m_axi": Out(AXI4(arch)), **ports, "busy": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         arch = self.arch
         m.submodules.registers = registers = Registers()
         m.submodules.command = command = Command(arch)
-        m.submodules.reads = reads = ReadArbiter(arch, 3)
+        m.submodules.reads = reads = ReadArbiter(arch, 3 if arch.channels == 1 else 2)
         m.submodules.loader = loader = Loader(arch)
         m.submodules.vector_buffer = vector_buffer = VectorBuffer(arch)
-        m.submodules.streamer = streamer = Streamer(arch)
         m.submodules.scheduler = scheduler = Scheduler(arch)
         m.submodules.sequencer = sequencer = Sequencer(arch)
-        m.submodules.array = array = self._array
-        m.submodules.accumulate = accumulate = self._accumulate
+        m.submodules.sub_arrays = sub_arrays = self._sub_arrays
         m.submodules.router = router = Router(arch)
         m.submodules.post = post = Post(arch)
         m.submodules.requant = requant = Requant(arch)
@@ -87,7 +87,7 @@ class Accelerator(wiring.Component):
         m.submodules.output = output = Output(arch)
         m.submodules.widen = widen = Widen(arch)
         m.submodules.writer = writer = Writer(arch)
-        m.submodules.counters = counters = Counters()
+        m.submodules.counters = counters = Counters(1 + arch.channels)
 
         # ---- host ----
         connect(m, flipped(self.s_axil), registers.bus)
@@ -105,28 +105,44 @@ class Accelerator(wiring.Component):
         ]
 
         # ---- memory ----
-        for index, reader in ((COMMAND_READER, command), (LOADER_READER, loader), (STREAMER_READER, streamer)):
+        for index, reader in ((COMMAND_READER, command), (LOADER_READER, loader)):
             connect(m, reader.bursts, getattr(reads, f"bursts_{index}"))
             connect(m, reader.words, getattr(reads, f"words_{index}"))
         for name, member in AXI4(arch).members.items():
             master = getattr(self.m_axi, name)
             block = getattr(reads if name.startswith(("ar", "r")) else writer, name)
             m.d.comb += master.eq(block) if member.flow is wiring.Out else block.eq(master)
+        # One channel has one port for everything; of several, each has one more for its share of the weights.
+        arbiters, masters = [reads], [self.m_axi]
+        if arch.channels == 1:
+            connect(m, sub_arrays.bursts_0, getattr(reads, f"bursts_{WEIGHT_READER}"))
+            connect(m, sub_arrays.words_0, getattr(reads, f"words_{WEIGHT_READER}"))
+        else:
+            for channel in range(arch.channels):
+                m.submodules[f"reads_{channel}"] = port = ReadArbiter(arch.sub_array, 1)
+                master = getattr(self, f"m_axi_{channel}")
+                connect(m, getattr(sub_arrays, f"bursts_{channel}"), port.bursts_0)
+                connect(m, getattr(sub_arrays, f"words_{channel}"), port.words_0)
+                for name, member in AXI4Read(arch.sub_array).members.items():
+                    outer, inner = getattr(master, name), getattr(port, name)
+                    m.d.comb += outer.eq(inner) if member.flow is wiring.Out else inner.eq(outer)
+                arbiters.append(port)
+                masters.append(master)
 
         # ---- one layer and one start for all ----
         for block in (scheduler, sequencer, router, post, hidden_writer, combine, output):
             m.d.comb += block.layer.eq(command.layer)
-        for start in (scheduler.start, loader.clear, streamer.clear, combine.clear, output.restart, writer.clear):
+        for start in (scheduler.start, loader.clear, sub_arrays.clear, combine.clear, output.restart, writer.clear):
             m.d.comb += start.eq(command.compute)
 
         # ---- jobs: their weights and their vectors ----
-        connect(m, scheduler.segments, streamer.segments)
+        connect(m, scheduler.segments, sub_arrays.segments)
         connect(m, scheduler.fetches, loader.fetches)
         connect(m, scheduler.jobs, sequencer.jobs)
         connect(m, sequencer.slot, scheduler.slot)
         connect(m, sequencer.exponents, vector_buffer.read)
         m.d.comb += [
-            streamer.base.eq(command.layer_address),
+            sub_arrays.base.eq(command.layer_address),
             scheduler.input_address.eq(command.input_address),
             scheduler.hidden_address.eq(command.hidden_address),
             scheduler.loaded.eq(vector_buffer.loaded),
@@ -137,28 +153,23 @@ class Accelerator(wiring.Component):
             command.computed.eq(scheduler.done & ~writer.busy),
             vector_buffer.valid.eq(loader.valid),
             vector_buffer.line.eq(loader.line),
-            sequencer.beat_ready.eq(streamer.beat_ready),
-            streamer.beat_pop.eq(sequencer.beat_pop),
-            sequencer.result_taken.eq(accumulate.results.valid & accumulate.results.ready),
+            sequencer.beat_ready.eq(sub_arrays.beat_ready),
+            sequencer.result_taken.eq(sub_arrays.results.valid & sub_arrays.results.ready),
         ]
 
         # ---- the array ----
         m.d.comb += [
-            array.command.eq(sequencer.command),
-            array.plane_write.eq(streamer.plane_write),
-            array.plane_address.eq(streamer.plane_address),
-            array.beat.eq(streamer.beat),
-            array.x_write.eq(vector_buffer.x_write),
-            array.x_address.eq(vector_buffer.x_address),
-            array.x.eq(vector_buffer.x),
-            accumulate.sums.eq(array.sums),
-            accumulate.valid.eq(sequencer.tag_valid),
-            accumulate.tag.eq(sequencer.tag),
+            sub_arrays.beat_pop.eq(sequencer.beat_pop),
+            sub_arrays.command.eq(sequencer.command),
+            sub_arrays.tag_valid.eq(sequencer.tag_valid),
+            sub_arrays.tag.eq(sequencer.tag),
+            sub_arrays.x_write.eq(vector_buffer.x_write),
+            sub_arrays.x_address.eq(vector_buffer.x_address),
+            sub_arrays.x.eq(vector_buffer.x),
         ]
-        connect(m, streamer.scales, accumulate.scales)
 
         # ---- results go where their phase says ----
-        results = accumulate.results
+        results = sub_arrays.results
         for kind, block in ((Kind.ROUTER, router), (Kind.UP, post), (Kind.DOWN, combine)):
             mine = results.payload.kind == kind
             m.d.comb += [block.results.payload.eq(results.payload), block.results.valid.eq(results.valid & mine)]
@@ -200,10 +211,10 @@ class Accelerator(wiring.Component):
             scheduler.read.eq(command.read_routing),
             command.written.eq(~writer.busy),
             command.vector_error.eq(loader.error),
-            command.weight_error.eq(streamer.error),
+            command.weight_error.eq(sub_arrays.error),
             command.write_error.eq(writer.error),
             command.overflow.eq(combine.overflow),
-            command.weights_outstanding.eq(streamer.waiting),
+            command.weights_outstanding.eq(sub_arrays.waiting),
             command.loading.eq(scheduler.loading),
             command.router_busy.eq(router.busy),
             command.storing_output.eq(scheduler.storing),
@@ -213,7 +224,7 @@ class Accelerator(wiring.Component):
         activity = sequencer.activity
         no_job = command.computing & (activity == Activity.NO_JOB)
         loading = scheduler.loading & ~scheduler.storing
-        read_word = self.m_axi.rvalid & self.m_axi.rready
+        read_words = [master.rvalid & master.rready for master in masters]
         events = {
             "cycles": Const(1),
             "setup": command.setting_up,
@@ -223,9 +234,9 @@ class Accelerator(wiring.Component):
             "wait_results": command.computing & (activity == Activity.WAIT_RESULTS),
             "wait_jobs": no_job & ~loading & ~scheduler.storing,
             "output": command.storing | (no_job & scheduler.storing),
-            "read_words": read_word,
+            "read_words": sum(read_words, start=Const(0, 1)),
             "write_words": self.m_axi.wvalid & self.m_axi.wready,
-            "read_idle": ~reads.idle & ~read_word,
+            "read_idle": ~Cat(port.idle for port in arbiters).all() & ~Cat(read_words).any(),
             "routing": router.busy,
         }
         for name, event in events.items():

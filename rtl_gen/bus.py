@@ -15,17 +15,26 @@ WORD_COUNT_BITS = 30
 """Bits of a number of bus words."""
 
 
+def _request(channel: str, arch: Arch) -> dict[str, wiring.Member]:
+    """The members of an AXI4 address channel."""
+    widths = {"id": 1, "addr": arch.addr_bits, "len": 8, "size": 3, "burst": 2}
+    fields = {f"{channel}{name}": Out(width) for name, width in widths.items()}
+    return {**fields, f"{channel}valid": Out(1), f"{channel}ready": In(1)}
+
+
+class AXI4Read(wiring.Signature):
+    """The read half of :class:`AXI4`."""
+
+    def __init__(self, arch: Arch):
+        answer = {"rid": In(1), "rdata": In(arch.data_bits), "rresp": In(2), "rlast": In(1)}
+        super().__init__({**_request("ar", arch), **answer, "rvalid": In(1), "rready": Out(1)})
+
+
 class AXI4(wiring.Signature):
     """An AXI4 master with the one ID 0: reads are answered in the order of their requests."""
 
     def __init__(self, arch: Arch):
-        request = {"id": 1, "addr": arch.addr_bits, "len": 8, "size": 3, "burst": 2}
-        members = {}
-        for channel in ("ar", "aw"):
-            members.update({f"{channel}{name}": Out(width) for name, width in request.items()})
-            members.update({f"{channel}valid": Out(1), f"{channel}ready": In(1)})
-        members.update({"rdata": In(arch.data_bits), "rresp": In(2), "rlast": In(1)})
-        members.update({"rid": In(1), "rvalid": In(1), "rready": Out(1), "bid": In(1)})
+        members = {**AXI4Read(arch).members, **_request("aw", arch), "bid": In(1)}
         members.update({"wdata": Out(arch.data_bits), "wstrb": Out(arch.data_bits // 8), "wlast": Out(1)})
         members.update({"wvalid": Out(1), "wready": In(1), "bresp": In(2), "bvalid": In(1), "bready": Out(1)})
         super().__init__(members)

@@ -10,7 +10,12 @@ from moe_hw.registers import COUNTERS
 
 
 class Counters(wiring.Component):
-    """A 32-bit counter for each name; each event adds one to its counter in its cycle.
+    """A 32-bit counter for each name, to which its events are added in their cycle.
+
+    Parameters
+    ----------
+    most : int
+        Events of a name in a cycle.
 
     Members
     -------
@@ -18,16 +23,16 @@ class Counters(wiring.Component):
         Pulse: all counters to zero.
     enable : In(1)
         Events count.
-    <name>_event : In(1), <name> : Out(32)
+    <name>_event : In, <name> : Out(32)
         For every name in ``COUNTERS``.
 
-    Latency: one cycle; throughput: an event of each name a cycle.
+    Latency: one cycle; throughput: ``most`` events of each name a cycle.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 1) -> None:
         members = {}
         for word in COUNTERS:
-            members[f"{word.name}_event"] = In(1)
+            members[f"{word.name}_event"] = In(range(most + 1))
             members[word.name] = Out(32)
         super().__init__({"clear": In(1), "enable": In(1), **members})
 
@@ -37,6 +42,6 @@ class Counters(wiring.Component):
             count = getattr(self, word.name)
             with m.If(self.clear):
                 m.d.sync += count.eq(0)
-            with m.Elif(self.enable & getattr(self, f"{word.name}_event")):
-                m.d.sync += count.eq(count + 1)
+            with m.Elif(self.enable):
+                m.d.sync += count.eq(count + getattr(self, f"{word.name}_event"))
         return m

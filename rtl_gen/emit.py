@@ -15,13 +15,13 @@ def instance(name: str, component: wiring.Component, ports: wiring.PureInterface
 
     Parameters:
         name: Verilog module name, a key of the parent's ``repeated``.
-        component: the block that is instantiated; only its signature is read. Its members are plain signals.
-        ports: an interface of the block's signature, flipped or not, whose members are connected.
+        component: the block that is instantiated; only its signature is read.
+        ports: an interface of the block's signature whose members are connected.
     """
     connections = {}
-    for member, description in component.signature.members.items():
+    for path, description, value in component.signature.flatten(ports):
         prefix = "i" if description.flow is wiring.In else "o"
-        connections[f"{prefix}_{member}"] = getattr(ports, member)
+        connections[f"{prefix}_{'__'.join(map(str, path))}"] = value
     return Instance(name, i_clk=ClockSignal(), i_rst=ResetSignal(), **connections)
 
 

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
 
 from moe_hw.arch import Arch
-from rtl_gen.bus import AXI4, INCR, burst_layout, word_layout
+from rtl_gen.bus import INCR, AXI4Read, burst_layout, word_layout
 
 MAX_BURSTS = 16
 """Read bursts that may be outstanding."""
@@ -25,7 +25,7 @@ class ReadArbiter(wiring.Component):
     arch : Arch
         Sizes of the accelerator.
     readers : int
-        Number of readers, at least 2.
+        Number of readers, at least 1.
     outstanding : int
         Bursts that may be requested and not yet answered.
 
@@ -33,14 +33,14 @@ class ReadArbiter(wiring.Component):
     -------
     bursts_0 … : In(stream of burst_layout(arch)), words_0 … : Out(stream of word_layout(arch))
         Requests and data of each reader.
-    ar…, r… : the read half of ``AXI4``
+    ar…, r… : as in ``AXI4Read``
     idle : Out(1)
         No burst is outstanding.
     """
 
     def __init__(self, arch: Arch, readers: int, outstanding: int = MAX_BURSTS):
-        if readers < 2:
-            raise ValueError(f"readers: expected at least 2, got {readers}")
+        if readers < 1:
+            raise ValueError(f"readers: expected at least 1, got {readers}")
         self.arch = arch
         self.readers = readers
         self.outstanding = outstanding
@@ -48,13 +48,12 @@ class ReadArbiter(wiring.Component):
         for index in range(readers):
             members[f"bursts_{index}"] = In(stream.Signature(burst_layout(arch)))
             members[f"words_{index}"] = Out(stream.Signature(word_layout(arch)))
-        axi = {name: member for name, member in AXI4(arch).members.items() if name.startswith(("ar", "r"))}
-        super().__init__({**members, **axi, "idle": Out(1)})
+        super().__init__({**members, **AXI4Read(arch).members, "idle": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         arch = self.arch
-        owner_bits = bits_for(self.readers - 1)
+        owner_bits = max(1, bits_for(self.readers - 1))
         m.submodules.owners = owners = SyncFIFOBuffered(width=owner_bits, depth=self.outstanding)
         m.d.comb += [
             self.arsize.eq(ceil_log2(arch.data_bits // 8)),

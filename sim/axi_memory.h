@@ -1,4 +1,4 @@
-// AXI4 slave: the board's memory with the DRAM's timing, faults and random back-pressure.
+// AXI4 slaves: the board's memory with the DRAM's timing, faults and random back-pressure.
 //
 // Reads and writes are answered in order. What is written becomes visible with its B response and not before, so an
 // accelerator that reads its own data too early gets the old data.
@@ -13,8 +13,8 @@
 
 #include "dram.h"
 
-// Verilator writes the port m_axi__araddr as m_axi___05Faraddr.
-#define AXI(port) m_axi___05F##port
+// Verilator writes the signal m_axi__araddr as m_axi___05Faraddr.
+#define AXI(port, signal) port##___05F##signal
 
 enum Response : uint8_t { OKAY = 0, SLVERR = 2, DECERR = 3 };
 
@@ -48,78 +48,119 @@ struct Statistics {
     uint64_t read_words = 0, write_words = 0;
 };
 
-template <class Top>
-class AxiMemory {
-public:
-    // IData, QData or VlWide, as the width of the bus says. Each is its bytes in little-endian order.
-    using Word = std::remove_reference_t<decltype(Top::AXI(rdata))>;
-    using Strobe = std::remove_reference_t<decltype(Top::AXI(wstrb))>;
-    static constexpr uint32_t WORD_BYTES = sizeof(Word);
-    static constexpr uint32_t MAX_WORDS = 256;  // of an AXI burst
-    static constexpr size_t OUTSTANDING = 16;   // requests that the controller holds, in each direction
-
-    AxiMemory(uint8_t* memory, uint64_t bytes, const DramParameters& parameters)
-        : memory_(memory), bytes_(bytes), dram_(parameters) {}
-
-    void reset(uint64_t now) {
-        reads_.clear();
-        writes_.clear();
-        r_valid_ = b_valid_ = false;
-        held_ = Held();
-        violation = nullptr;
-        dram_.reset(now);
-    }
-
-    // Before the clock edge: what the slave shows in cycle `now`. It depends on no output of the accelerator.
-    void drive(Top& top, uint64_t now) {
-        top.AXI(arready) = !quiet() && reads_.size() < OUTSTANDING;
-        top.AXI(awready) = !quiet() && writes_.size() < OUTSTANDING;
-        top.AXI(wready) = !quiet() && accepting() != nullptr;
-        if (!r_valid_ && !reads_.empty() && reads_.front().arrival[reads_.front().next] <= now && !quiet()) show_word(top);
-        if (!b_valid_ && !writes_.empty() && writes_.front().complete && writes_.front().done <= now && !quiet()) {
-            top.AXI(bresp) = store(writes_.front());
-            b_valid_ = true;
-        }
-        top.AXI(rvalid) = r_valid_;
-        top.AXI(bvalid) = b_valid_;
-    }
-
-    // At the clock edge, with the accelerator's outputs settled: the transfers of cycle `now`.
-    void clock(Top& top, uint64_t now) {
-        check_held(top);
-        if (top.AXI(rvalid) && top.AXI(rready)) {
-            r_valid_ = false;
-            ++statistics.read_words;
-            if (++reads_.front().next == reads_.front().words) reads_.pop_front();
-        }
-        if (top.AXI(bvalid) && top.AXI(bready)) {
-            b_valid_ = false;
-            writes_.pop_front();
-        }
-        if (top.AXI(wvalid) && top.AXI(wready)) take_word(top, now);
-        if (top.AXI(arvalid) && top.AXI(arready)) {
-            Read& read = reads_.push_back();
-            read.address = top.AXI(araddr);
-            read.words = top.AXI(arlen) + 1u;
-            read.next = 0;
-            check_burst(read.address, read.words, top.AXI(arsize), top.AXI(arburst));
-            dram_.read(read.address, read.words, WORD_BYTES, now, read.arrival.data());
-        }
-        if (top.AXI(awvalid) && top.AXI(awready)) {
-            Write& write = writes_.push_back();
-            write.address = top.AXI(awaddr);
-            write.words = top.AXI(awlen) + 1u;
-            write.next = 0;
-            write.complete = false;
-            check_burst(write.address, write.words, top.AXI(awsize), top.AXI(awburst));
-        }
-    }
-
-    bool dead = false;            // accepts and answers nothing new
-    Stall stall;
+// What all ports share.
+struct Memory {
+    uint8_t* data;
+    uint64_t bytes;
+    Dram dram;
+    bool dead = false;  // accepts and answers nothing new
     std::vector<Fault> faults;
     Statistics statistics;
     const char* violation = nullptr;  // the accelerator's first breach of the AXI protocol since reset
+
+    void require(bool ok, const char* what) {
+        if (!ok && !violation) violation = what;
+    }
+
+    Response response(bool write, uint64_t address, uint64_t size) const {
+        if (address + size > bytes) return DECERR;
+        for (const Fault& fault : faults) {
+            if (fault.write == write && address < fault.high && fault.low < address + size) return SLVERR;
+        }
+        return OKAY;
+    }
+
+    void check_burst(uint64_t address, uint32_t words, uint32_t word_bytes, uint32_t size, uint32_t burst) {
+        require(burst == 1, "a burst is not INCR");
+        require(1u << size == word_bytes, "the size of a burst's words is not the width of the bus");
+        require(address % word_bytes == 0, "the address of a burst is not aligned");
+        require(address / 4096 == (address + uint64_t(words) * word_bytes - 1) / 4096, "a burst crosses 4096 bytes");
+    }
+};
+
+constexpr uint32_t MAX_WORDS = 256;  // of an AXI burst
+
+// Requests that a controller holds, in each direction. Keeps its entries' storage when they are popped.
+template <class T>
+class Queue {
+public:
+    bool empty() const { return count_ == 0; }
+    bool full() const { return count_ == entries_.size(); }
+    size_t size() const { return count_; }
+    void clear() { count_ = 0; }
+    T& front() { return (*this)[0]; }
+    T& operator[](size_t index) { return entries_[(first_ + index) % entries_.size()]; }
+    T& push_back() { return (*this)[count_++]; }
+    void pop_front() { first_ = (first_ + 1) % entries_.size(), --count_; }
+
+private:
+    std::vector<T> entries_ = std::vector<T>(16);
+    size_t first_ = 0, count_ = 0;
+};
+
+// The signals of a read port.
+template <class Word, class Address>
+struct ReadSignals {
+    uint8_t &arvalid, &arready;
+    Address& araddr;
+    uint8_t &arlen, &arsize, &arburst;
+    uint8_t &rvalid, &rready, &rlast, &rresp;
+    Word& rdata;
+};
+#define READ_SIGNALS(top, port)                                                                                     \
+    {                                                                                                               \
+        (top).AXI(port, arvalid), (top).AXI(port, arready), (top).AXI(port, araddr), (top).AXI(port, arlen),        \
+            (top).AXI(port, arsize), (top).AXI(port, arburst), (top).AXI(port, rvalid), (top).AXI(port, rready),    \
+            (top).AXI(port, rlast), (top).AXI(port, rresp), (top).AXI(port, rdata)                                  \
+    }
+
+// The read half of a port, with the addresses of one channel or of the whole memory.
+template <class Word, class Address>
+class AxiReads {
+public:
+    // IData, QData or VlWide, as the width of the bus says. Each is its bytes in little-endian order.
+    static constexpr uint32_t WORD_BYTES = sizeof(Word);
+
+    AxiReads(Memory& memory, ReadSignals<Word, Address> port, int channel)
+        : memory_(memory), port_(port), channel_(channel) {}
+
+    void reset() {
+        reads_.clear();
+        valid_ = held_ = false;
+    }
+
+    // Before the clock edge: what the slave shows in cycle `now`. It depends on no output of the accelerator.
+    void drive(uint64_t now) {
+        port_.arready = !quiet() && !reads_.full();
+        if (!valid_ && !reads_.empty() && reads_.front().arrival[reads_.front().next] <= now && !quiet()) show_word();
+        port_.rvalid = valid_;
+    }
+
+    // At the clock edge, with the accelerator's outputs settled: the transfers of cycle `now`.
+    void clock(uint64_t now) {
+        if (held_) {
+            memory_.require(port_.arvalid && port_.araddr == held_address_ && port_.arlen == held_len_,
+                            "AR: changed before it was taken");
+        }
+        held_ = port_.arvalid && !port_.arready;
+        held_address_ = port_.araddr;
+        held_len_ = port_.arlen;
+        if (port_.rvalid && port_.rready) {
+            valid_ = false;
+            ++memory_.statistics.read_words;
+            if (++reads_.front().next == reads_.front().words) reads_.pop_front();
+        }
+        if (port_.arvalid && port_.arready) {
+            Read& read = reads_.push_back();
+            read.address = port_.araddr;
+            read.words = port_.arlen + 1u;
+            read.next = 0;
+            memory_.check_burst(read.address, read.words, WORD_BYTES, port_.arsize, port_.arburst);
+            memory_.dram.read(read.address, read.words, WORD_BYTES, now, read.arrival.data(), channel_);
+        }
+    }
+
+    Stall stall;
 
 private:
     struct Read {
@@ -127,6 +168,79 @@ private:
         uint32_t words, next;
         std::array<uint64_t, MAX_WORDS> arrival;
     };
+
+    bool quiet() { return memory_.dead || stall(); }
+
+    void show_word() {
+        const Read& read = reads_.front();
+        const uint64_t address = memory_.dram.whole(read.address + uint64_t(read.next) * WORD_BYTES, channel_);
+        const Response answer = memory_.response(false, address, WORD_BYTES);
+        if (answer == OKAY) {
+            std::memcpy(static_cast<void*>(&port_.rdata), memory_.data + address, WORD_BYTES);
+        } else {
+            std::memset(static_cast<void*>(&port_.rdata), 0xA5, WORD_BYTES);
+        }
+        port_.rresp = answer;
+        port_.rlast = read.next + 1 == read.words;
+        valid_ = true;
+    }
+
+    Memory& memory_;
+    ReadSignals<Word, Address> port_;
+    int channel_;
+    Queue<Read> reads_;
+    bool valid_ = false;
+    bool held_ = false;  // a request was offered without being taken: it has to stay
+    uint64_t held_address_ = 0;
+    uint32_t held_len_ = 0;
+};
+
+// The write half of the port m_axi.
+template <class Top>
+class AxiWrites {
+public:
+    using Word = std::remove_reference_t<decltype(Top::AXI(m_axi, wdata))>;
+    using Strobe = std::remove_reference_t<decltype(Top::AXI(m_axi, wstrb))>;
+    static constexpr uint32_t WORD_BYTES = sizeof(Word);
+
+    AxiWrites(Memory& memory, Top& top) : memory_(memory), top_(top) {}
+
+    void reset() {
+        writes_.clear();
+        valid_ = false;
+        held_ = Held();
+    }
+
+    void drive(uint64_t now) {
+        top_.AXI(m_axi, awready) = !quiet() && !writes_.full();
+        top_.AXI(m_axi, wready) = !quiet() && accepting() != nullptr;
+        if (!valid_ && !writes_.empty() && writes_.front().complete && writes_.front().done <= now && !quiet()) {
+            top_.AXI(m_axi, bresp) = store(writes_.front());
+            valid_ = true;
+        }
+        top_.AXI(m_axi, bvalid) = valid_;
+    }
+
+    void clock(uint64_t now) {
+        check_held();
+        if (top_.AXI(m_axi, bvalid) && top_.AXI(m_axi, bready)) {
+            valid_ = false;
+            writes_.pop_front();
+        }
+        if (top_.AXI(m_axi, wvalid) && top_.AXI(m_axi, wready)) take_word(now);
+        if (top_.AXI(m_axi, awvalid) && top_.AXI(m_axi, awready)) {
+            Write& write = writes_.push_back();
+            write.address = top_.AXI(m_axi, awaddr);
+            write.words = top_.AXI(m_axi, awlen) + 1u;
+            write.next = 0;
+            write.complete = false;
+            memory_.check_burst(write.address, write.words, WORD_BYTES, top_.AXI(m_axi, awsize), top_.AXI(m_axi, awburst));
+        }
+    }
+
+    Stall stall;
+
+private:
     struct Write {
         uint64_t address, done;
         uint32_t words, next;
@@ -135,33 +249,16 @@ private:
         std::vector<uint8_t> strobe = std::vector<uint8_t>(MAX_WORDS * WORD_BYTES);
     };
 
-    // Keeps its entries' storage when they are popped.
-    template <class T>
-    class Queue {
-    public:
-        bool empty() const { return count_ == 0; }
-        size_t size() const { return count_; }
-        void clear() { count_ = 0; }
-        T& front() { return (*this)[0]; }
-        T& operator[](size_t index) { return entries_[(first_ + index) % OUTSTANDING]; }
-        T& push_back() { return (*this)[count_++]; }
-        void pop_front() { first_ = (first_ + 1) % OUTSTANDING, --count_; }
-
-    private:
-        std::vector<T> entries_ = std::vector<T>(OUTSTANDING);
-        size_t first_ = 0, count_ = 0;
-    };
-
     // What a channel offered without being taken: it has to stay.
     struct Held {
-        bool ar = false, aw = false, w = false;
-        uint64_t ar_address = 0, aw_address = 0;
-        uint32_t ar_len = 0, aw_len = 0;
+        bool aw = false, w = false;
+        uint64_t aw_address = 0;
+        uint32_t aw_len = 0;
         Word w_data{};
         Strobe w_strobe{};
     };
 
-    bool quiet() { return dead || stall(); }
+    bool quiet() { return memory_.dead || stall(); }
 
     Write* accepting() {
         for (size_t index = 0; index < writes_.size(); ++index) {
@@ -170,102 +267,61 @@ private:
         return nullptr;
     }
 
-    Response response(bool write, uint64_t address, uint64_t size) const {
-        if (address + size > bytes_) return DECERR;
-        for (const Fault& fault : faults) {
-            if (fault.write == write && address < fault.high && fault.low < address + size) return SLVERR;
-        }
-        return OKAY;
-    }
-
-    void show_word(Top& top) {
-        const Read& read = reads_.front();
-        const uint64_t address = read.address + uint64_t(read.next) * WORD_BYTES;
-        const Response answer = response(false, address, WORD_BYTES);
-        if (answer == OKAY) {
-            std::memcpy(static_cast<void*>(&top.AXI(rdata)), memory_ + address, WORD_BYTES);
-        } else {
-            std::memset(static_cast<void*>(&top.AXI(rdata)), 0xA5, WORD_BYTES);
-        }
-        top.AXI(rresp) = answer;
-        top.AXI(rlast) = read.next + 1 == read.words;
-        r_valid_ = true;
-    }
-
-    void take_word(Top& top, uint64_t now) {
+    void take_word(uint64_t now) {
         Write& write = *accepting();
         uint8_t strobe[sizeof(Strobe)];
-        std::memcpy(strobe, static_cast<const void*>(&top.AXI(wstrb)), sizeof strobe);
+        std::memcpy(strobe, static_cast<const void*>(&top_.AXI(m_axi, wstrb)), sizeof strobe);
         const size_t offset = size_t(write.next) * WORD_BYTES;
-        std::memcpy(&write.data[offset], static_cast<const void*>(&top.AXI(wdata)), WORD_BYTES);
+        std::memcpy(&write.data[offset], static_cast<const void*>(&top_.AXI(m_axi, wdata)), WORD_BYTES);
         for (uint32_t byte = 0; byte < WORD_BYTES; ++byte) {
             write.strobe[offset + byte] = strobe[byte / 8] >> byte % 8 & 1;
         }
-        ++statistics.write_words;
+        ++memory_.statistics.write_words;
         ++write.next;
-        require(top.AXI(wlast) == (write.next == write.words), "wlast is not on the last word of its burst");
+        memory_.require(top_.AXI(m_axi, wlast) == (write.next == write.words),
+                        "wlast is not on the last word of its burst");
         if (write.next == write.words) {
             write.complete = true;
-            write.done = dram_.write(write.address, uint64_t(write.words) * WORD_BYTES, now);
+            write.done = memory_.dram.write(write.address, uint64_t(write.words) * WORD_BYTES, now);
         }
     }
 
     Response store(const Write& write) {
         const uint64_t size = uint64_t(write.words) * WORD_BYTES;
-        const Response answer = response(true, write.address, size);
+        const Response answer = memory_.response(true, write.address, size);
         if (answer == OKAY) {
             for (uint64_t byte = 0; byte < size; ++byte) {
-                if (write.strobe[byte]) memory_[write.address + byte] = write.data[byte];
+                if (write.strobe[byte]) memory_.data[write.address + byte] = write.data[byte];
             }
         }
         return answer;
     }
 
-    void require(bool ok, const char* what) {
-        if (!ok && !violation) violation = what;
-    }
-
-    void check_burst(uint64_t address, uint32_t words, uint32_t size, uint32_t burst) {
-        require(burst == 1, "a burst is not INCR");
-        require(1u << size == WORD_BYTES, "the size of a burst's words is not the width of the bus");
-        require(address % WORD_BYTES == 0, "the address of a burst is not aligned");
-        require(address / 4096 == (address + uint64_t(words) * WORD_BYTES - 1) / 4096, "a burst crosses 4096 bytes");
-    }
-
-    void check_held(const Top& top) {
-        if (held_.ar) {
-            require(top.AXI(arvalid) && top.AXI(araddr) == held_.ar_address &&
-                        top.AXI(arlen) == held_.ar_len,
-                    "AR: changed before it was taken");
-        }
+    void check_held() {
         if (held_.aw) {
-            require(top.AXI(awvalid) && top.AXI(awaddr) == held_.aw_address &&
-                        top.AXI(awlen) == held_.aw_len,
-                    "AW: changed before it was taken");
+            memory_.require(top_.AXI(m_axi, awvalid) && top_.AXI(m_axi, awaddr) == held_.aw_address &&
+                                top_.AXI(m_axi, awlen) == held_.aw_len,
+                            "AW: changed before it was taken");
         }
         if (held_.w) {
-            require(top.AXI(wvalid) && !std::memcmp(&top.AXI(wdata), &held_.w_data, sizeof held_.w_data) &&
-                        !std::memcmp(&top.AXI(wstrb), &held_.w_strobe, sizeof held_.w_strobe),
-                    "W: changed before it was taken");
+            memory_.require(top_.AXI(m_axi, wvalid) &&
+                                !std::memcmp(&top_.AXI(m_axi, wdata), &held_.w_data, sizeof held_.w_data) &&
+                                !std::memcmp(&top_.AXI(m_axi, wstrb), &held_.w_strobe, sizeof held_.w_strobe),
+                            "W: changed before it was taken");
         }
-        held_.ar = top.AXI(arvalid) && !top.AXI(arready);
-        held_.aw = top.AXI(awvalid) && !top.AXI(awready);
-        held_.w = top.AXI(wvalid) && !top.AXI(wready);
-        held_.ar_address = top.AXI(araddr);
-        held_.ar_len = top.AXI(arlen);
-        held_.aw_address = top.AXI(awaddr);
-        held_.aw_len = top.AXI(awlen);
+        held_.aw = top_.AXI(m_axi, awvalid) && !top_.AXI(m_axi, awready);
+        held_.w = top_.AXI(m_axi, wvalid) && !top_.AXI(m_axi, wready);
+        held_.aw_address = top_.AXI(m_axi, awaddr);
+        held_.aw_len = top_.AXI(m_axi, awlen);
         if (held_.w) {
-            held_.w_data = top.AXI(wdata);
-            held_.w_strobe = top.AXI(wstrb);
+            held_.w_data = top_.AXI(m_axi, wdata);
+            held_.w_strobe = top_.AXI(m_axi, wstrb);
         }
     }
 
-    uint8_t* memory_;
-    uint64_t bytes_;
-    Dram dram_;
-    Queue<Read> reads_;
+    Memory& memory_;
+    Top& top_;
     Queue<Write> writes_;
-    bool r_valid_ = false, b_valid_ = false;
+    bool valid_ = false;
     Held held_;
 };

@@ -20,6 +20,9 @@ from sim import verilator
 Progress = Callable[[str], None]
 
 TOP = "moe_hw"
+SUB_ARRAY = "moe_sub_array"
+"""Translated and compiled once, however many there are."""
+
 _FOLDER = Path(__file__).parent
 _HARNESS = ("harness.cpp", "axi_memory.h", "dram.cpp", "dram.h")
 _DRAM = ("dram.cpp", "dram.h")
@@ -71,14 +74,24 @@ def build(verilog: str, arch: Arch, progress: Progress | None = None) -> Path:
     Raises:
         SetupError: a tool is missing, a step failed (the message names its log), or the disk is full.
     """
-    flags = f"{_COMPILE} -DMOE_HW_DATA_BITS={arch.data_bits} -I{_FOLDER}"
+    flags = f"{_COMPILE} -DMOE_HW_DATA_BITS={arch.data_bits} -DMOE_HW_CHANNELS={arch.channels} -I. -I{_FOLDER}"
+    texts = {f"{TOP}.v": verilog, "channels.h": _channels(arch)}
+    hierarchy, makefile = [], f"V{TOP}.mk"
+    if arch.channels > 1:
+        texts["hierarchy.vlt"] = f'`verilator_config\nhier_block -module "{SUB_ARRAY}"\n'
+        hierarchy, makefile = ["--hierarchical", "hierarchy.vlt"], f"V{TOP}_hier.mk"
     verilate = [
-        "verilator", *_VERILATE, "-CFLAGS", flags, "-LDFLAGS", "-shared -Wl,-Bsymbolic", "-o", "library.so",
+        "verilator", *_VERILATE, *hierarchy, "-CFLAGS", flags, "-LDFLAGS", "-shared -Wl,-Bsymbolic", "-o", "library.so",
         f"{TOP}.v", *(str(_FOLDER / name) for name in _HARNESS if name.endswith(".cpp")),
     ]  # fmt: skip
-    make = ["make", f"-j{_JOBS}", "-f", f"V{TOP}.mk", *_OPTIMISE]
+    make = ["make", f"-j{_JOBS}", "-f", makefile, *_OPTIMISE]
     steps = [("translating the accelerator to C++", verilate), ("compiling the simulator", make)]
-    return _library(steps, _HARNESS, {f"{TOP}.v": verilog}, progress)
+    return _library(steps, _HARNESS, texts, progress)
+
+
+def _channels(arch: Arch) -> str:
+    """C++ that names every port for weights: ``CHANNEL(n)`` for each, if there are several."""
+    return "".join(f"CHANNEL({number})\n" for number in range(arch.channels)) if arch.channels > 1 else ""
 
 
 def build_dram(progress: Progress | None = None) -> Path:

@@ -4,9 +4,6 @@
 
 namespace {
 
-// Channels take turns every so many bytes: less than an AXI burst, so that one burst uses several channels.
-constexpr uint64_t INTERLEAVE = 256;
-
 constexpr Time LONG_AGO = -(Time(1) << 60);
 
 }  // namespace
@@ -63,12 +60,20 @@ void Dram::refresh(Channel& channel) {
     channel.refresh_due += p_.tREFI;
 }
 
+Dram::Place Dram::place(uint64_t address) const {
+    const uint64_t piece = address / p_.interleave;
+    return {piece % channels_.size(), piece / channels_.size() * p_.interleave + address % p_.interleave};
+}
+
+uint64_t Dram::whole(uint64_t address, int channel) const {
+    if (channel == ALL) return address;
+    return (address / p_.interleave * channels_.size() + channel) * p_.interleave + address % p_.interleave;
+}
+
 // One DRAM burst. Returns when its first byte is on the pins.
-Time Dram::transfer(uint64_t address, bool write, Time now) {
-    const uint64_t piece = address / INTERLEAVE;
-    Channel& channel = channels_[piece % channels_.size()];
-    const uint64_t local = piece / channels_.size() * INTERLEAVE + address % INTERLEAVE;
-    const uint64_t burst = local / p_.burst_bytes;
+Time Dram::transfer(Place place, bool write, Time now) {
+    Channel& channel = channels_[place.channel];
+    const uint64_t burst = place.address / p_.burst_bytes;
     const uint64_t page = burst / p_.bank_groups * p_.burst_bytes / p_.row_bytes;
     const uint64_t group_banks = p_.banks / p_.bank_groups;
     const uint64_t number = burst % p_.bank_groups;
@@ -97,7 +102,7 @@ Time Dram::transfer(uint64_t address, bool write, Time now) {
     return next.data;
 }
 
-void Dram::read(uint64_t address, uint32_t words, uint32_t word_bytes, uint64_t now, uint64_t* arrival) {
+void Dram::read(uint64_t address, uint32_t words, uint32_t word_bytes, uint64_t now, uint64_t* arrival, int channel) {
     const uint64_t bytes = p_.burst_bytes;
     const Time asked = Time(now) * p_.cycle;
     uint64_t burst = address - address % bytes;  // the DRAM burst after the last one that was read
@@ -106,7 +111,7 @@ void Dram::read(uint64_t address, uint32_t words, uint32_t word_bytes, uint64_t 
     for (uint32_t word = 0; word < words; ++word) {
         const uint64_t end = address + uint64_t(word + 1) * word_bytes;
         while (burst < end) {
-            start = transfer(burst, false, asked);
+            start = transfer(channel == ALL ? place(burst) : Place{size_t(channel), burst}, false, asked);
             burst += bytes;
         }
         const Time part = p_.burst * Time(end - (burst - bytes)) / Time(bytes);
@@ -119,7 +124,7 @@ uint64_t Dram::write(uint64_t address, uint64_t bytes, uint64_t now) {
     const Time asked = Time(now) * p_.cycle;
     Time latest = 0;
     for (uint64_t burst = address - address % p_.burst_bytes; burst < address + bytes; burst += p_.burst_bytes) {
-        latest = std::max(latest, transfer(burst, true, asked) + p_.burst);
+        latest = std::max(latest, transfer(place(burst), true, asked) + p_.burst);
     }
     return to_cycle(latest + p_.controller);
 }

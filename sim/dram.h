@@ -11,6 +11,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -25,23 +26,33 @@ struct DramParameters {
     Time CL, CWL, tRCD, tRP, tRAS, tRC, tRRD_S, tRRD_L, tFAW, tCCD_S, tCCD_L, tRFC, tREFI, tWR, tWTR_S, tWTR_L, tRTP,
         tRTW;
     int64_t burst_bytes, row_bytes, banks, bank_groups, channels;
+    int64_t interleave;  // bytes after which the next channel has its turn
 };
 
 class Dram {
 public:
+    static constexpr int ALL = -1;  // addresses of the whole memory, over all channels
+
     explicit Dram(const DramParameters& parameters);
 
     // Closes all rows and forgets what is in flight. `cycle` is the fabric cycle from which refreshes count.
     void reset(uint64_t cycle);
 
     // Reads `words` bus words of `word_bytes`, asked for in fabric cycle `now`;
-    // `arrival[i]` becomes the first cycle in which word i is at the fabric.
-    void read(uint64_t address, uint32_t words, uint32_t word_bytes, uint64_t now, uint64_t* arrival);
+    // `arrival[i]` becomes the first cycle in which word i is at the fabric. `channel` says whose addresses they are.
+    void read(uint64_t address, uint32_t words, uint32_t word_bytes, uint64_t now, uint64_t* arrival, int channel = ALL);
 
     // Writes `bytes` that are at the controller in cycle `now`. Returns the cycle in which all are in the memory.
     uint64_t write(uint64_t address, uint64_t bytes, uint64_t now);
 
+    // Where in the whole memory the byte at `address` of a channel lies.
+    uint64_t whole(uint64_t address, int channel) const;
+
 private:
+    struct Place {
+        std::size_t channel;
+        uint64_t address;
+    };
     struct Bank {
         int64_t row = -1;     // -1: closed
         Time activated = 0;   // last activate
@@ -67,7 +78,8 @@ private:
         Time command;   // read or write command
     };
 
-    Time transfer(uint64_t address, bool write, Time now);
+    Place place(uint64_t address) const;
+    Time transfer(Place place, bool write, Time now);
     Plan plan(const Channel& channel, const Recent& group, const Bank& bank, int64_t row, bool write, Time now) const;
     void refresh(Channel& channel);
     uint64_t to_cycle(Time time) const { return (time + p_.cycle - 1) / p_.cycle; }

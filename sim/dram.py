@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boards import Board, Timing
+from moe_hw.arch import INTERLEAVE
 from sim import build
 
 _FEMTOSECONDS = 10**15
@@ -24,7 +25,10 @@ _STRETCH = 1 << 24
 class Parameters(ctypes.Structure):
     """``DramParameters`` of ``dram.h``: times in femtoseconds, sizes in bytes."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in ("cycle", "burst", "controller", *_TIMINGS, *_GEOMETRY)]
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in ("cycle", "burst", "controller", *_TIMINGS, *_GEOMETRY, "interleave")
+    ]
 
 
 def parameters(board: Board) -> Parameters:
@@ -45,6 +49,7 @@ def parameters(board: Board) -> Parameters:
         tREFI=round(memory.timing.tREFI * 1e6),
         **times,
         **{name: getattr(memory, name) for name in _GEOMETRY},
+        interleave=INTERLEAVE,
     )
 
 

@@ -1,4 +1,4 @@
-// The simulated board: the accelerator's Verilog, a memory on its AXI4 port and a host on its AXI4-Lite port.
+// The simulated board: the accelerator's Verilog, a memory on its AXI4 ports and a host on its AXI4-Lite port.
 // For ctypes: sim/board.py.
 
 #include <cstdint>
@@ -9,9 +9,19 @@
 #include "dram.h"
 #include "verilated.h"
 
-#define CSR(port) s_axil___05F##port
+#define CSR(signal) AXI(s_axil, signal)
+#define SIGNAL_TYPE(signal) std::remove_reference_t<decltype(Vmoe_hw::signal)>
 
 namespace {
+
+using Reads = AxiReads<SIGNAL_TYPE(AXI(m_axi, rdata)), SIGNAL_TYPE(AXI(m_axi, araddr))>;
+static_assert(Reads::WORD_BYTES * 8 == MOE_HW_DATA_BITS, "the bus is not as wide as the Arch says");
+
+#if MOE_HW_CHANNELS > 1
+using ChannelReads = AxiReads<SIGNAL_TYPE(AXI(m_axi_0, rdata)), SIGNAL_TYPE(AXI(m_axi_0, araddr))>;
+#else
+using ChannelReads = Reads;
+#endif
 
 constexpr int CSR_CYCLES = 10000;  // a CSR access that takes longer has failed
 constexpr int CSR_TIMEOUT = -1;
@@ -19,8 +29,12 @@ constexpr int CSR_TIMEOUT = -1;
 class Board {
 public:
     Board(uint8_t* memory, uint64_t bytes, const DramParameters& parameters)
-        : top_(std::make_unique<Vmoe_hw>(&context_)), memory_(memory, bytes, parameters) {
-        static_assert(AxiMemory<Vmoe_hw>::WORD_BYTES * 8 == MOE_HW_DATA_BITS, "the bus is not as wide as the Arch says");
+        : top_(std::make_unique<Vmoe_hw>(&context_)),
+          memory_{memory, bytes, Dram(parameters)},
+          reads_(memory_, READ_SIGNALS(*top_, m_axi), Dram::ALL),
+          writes_(memory_, *top_) {
+#define CHANNEL(number) channels_.push_back({memory_, READ_SIGNALS(*top_, m_axi_##number), number});
+#include "channels.h"
         reset(2);
     }
 
@@ -31,11 +45,11 @@ public:
         top_->CSR(arvalid) = top_->CSR(rready) = 0;
         top_->rst = 1;
         for (uint32_t i = 0; i < cycles; ++i) {
-            memory_.reset(cycles_);
+            reset_memory();
             cycle();
         }
         top_->rst = 0;
-        memory_.reset(cycles_);
+        reset_memory();
     }
 
     // The response of the accelerator, or CSR_TIMEOUT.
@@ -103,10 +117,25 @@ public:
 
     bool busy() const { return top_->busy; }
     uint64_t cycles() const { return cycles_; }
-    AxiMemory<Vmoe_hw>& memory() { return memory_; }
-    Stall csr_stall;
+    Memory& memory() { return memory_; }
+
+    // Each port stalls on its own.
+    void set_stall(uint64_t seed, double probability) {
+        csr_stall.set(~seed, probability);
+        reads_.stall.set(seed, probability);
+        writes_.stall.set(seed + 1, probability);
+        for (ChannelReads& channel : channels_) channel.stall.set(seed += 2, probability);
+    }
 
 private:
+    void reset_memory() {
+        memory_.violation = nullptr;
+        memory_.dram.reset(cycles_);
+        reads_.reset();
+        writes_.reset();
+        for (ChannelReads& channel : channels_) channel.reset();
+    }
+
     void cycle() {
         settle();
         edge();
@@ -114,21 +143,33 @@ private:
 
     // Inputs of this cycle, and the outputs that depend on them.
     void settle() {
-        memory_.drive(*top_, cycles_);
+        reads_.drive(cycles_);
+        writes_.drive(cycles_);
+        for (ChannelReads& channel : channels_) channel.drive(cycles_);
         top_->clk = 0;
         top_->eval();
     }
 
     void edge() {
-        if (!top_->rst) memory_.clock(*top_, cycles_);
+        if (!top_->rst) clock_memory();
         top_->clk = 1;
         top_->eval();
         ++cycles_;
     }
 
+    void clock_memory() {
+        reads_.clock(cycles_);
+        writes_.clock(cycles_);
+        for (ChannelReads& channel : channels_) channel.clock(cycles_);
+    }
+
+    Stall csr_stall;
     VerilatedContext context_;
     std::unique_ptr<Vmoe_hw> top_;
-    AxiMemory<Vmoe_hw> memory_;
+    Memory memory_;
+    Reads reads_;
+    AxiWrites<Vmoe_hw> writes_;
+    std::vector<ChannelReads> channels_;
     uint64_t cycles_ = 0;
 };
 
@@ -158,6 +199,5 @@ API void board_add_fault(Board* board, bool write, uint64_t low, uint64_t high) 
 API void board_clear_faults(Board* board) { board->memory().faults.clear(); }
 API void board_set_dead(Board* board, bool dead) { board->memory().dead = dead; }
 API void board_set_stall(Board* board, uint64_t seed, double probability) {
-    board->memory().stall.set(seed, probability);
-    board->csr_stall.set(~seed, probability);
+    board->set_stall(seed, probability);
 }

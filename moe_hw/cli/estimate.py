@@ -42,7 +42,7 @@ def execute(args: argparse.Namespace) -> int:
         x = torch.randn(args.tokens, spec.hidden, generator=torch.Generator().manual_seed(0))
         experts = route_tokens(layer, quantise_tokens(x)).experts
         total += estimate(spec, board, arch, form, experts) * count
-        bytes_of_all += Footprint(spec, arch.columns, form.bits).image_bytes * count
+        bytes_of_all += Footprint(spec, arch, form.bits).image_bytes * count
     print(f"{board.name}, {model.title}: {len(model.specs)} MoE layers, {args.tokens} tokens, {args.format}")
     seconds = total.cycles / (board.clock_mhz * 1e6)
     rows = [

@@ -77,13 +77,13 @@ def _checked_layers(args: argparse.Namespace, arch: Any, memory_bytes: int) -> l
     check_model(specs, arch, form, memory_bytes, str(args.model))
     layers = []
     for spec in dict.fromkeys(specs):
-        footprint = Footprint(spec, arch.columns, form.bits)
+        footprint = Footprint(spec, arch, form.bits)
         layers.append(
             {
                 "count": specs.count(spec),
                 "spec": spec.as_dict(),
                 "format": args.format,
-                "tokens": footprint.max_tokens(arch),
+                "tokens": footprint.max_tokens(),
                 "bytes": footprint.image_bytes,
             }
         )

@@ -58,7 +58,7 @@ def tokens(layer: MoELayer, count: int) -> torch.Tensor:
 def moved_bytes(handle: Handle, arch: Arch, result: Result) -> int:
     """Bytes of a single batch: each job streams its matrix and gathers its vectors in lines of 64 bytes."""
     shape, count, line = handle.spec, len(result.experts), 64
-    slots, shared = handle.footprint.slots(arch), shape.shared is not None
+    slots, shared = handle.footprint.slots(), shape.shared is not None
     router, gate_up, down, *shared_matrices = layer_matrices(shape, handle.footprint.bits, arch.columns)
     expert_jobs = sum(-(-int(choices) // slots) for choices in result.experts.flatten().bincount())
     jobs = -(-count // slots)

@@ -75,23 +75,55 @@ def unpack(segment: np.ndarray, rows: int, blocks: int, form: WeightFormat, colu
 @pytest.mark.parametrize(("rows", "blocks"), [(1, 1), (2, 3), (33, 2), (64, 5)])
 def test_segments_by_brute_force(rows: int, blocks: int, form: WeightFormat, columns: int) -> None:
     matrix = random_matrix(np.random.default_rng([rows, columns]), rows, blocks, form)
-    segment = matrix_segment(matrix, columns)
+    segment = matrix_segment(matrix, Arch(columns=columns))
     assert segment.dtype == np.uint8 and len(segment) == aligned(matrix_bytes(rows, blocks, form.bits, columns))
     found = unpack(segment, rows, blocks, form, columns)
     assert np.array_equal(found.codes, matrix.codes)
     assert np.array_equal(found.frac, matrix.frac) and np.array_equal(found.f, matrix.f)
 
 
+@pytest.mark.parametrize(("columns", "channels"), [(8, 2), (128, 8)])
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+@pytest.mark.parametrize(("rows", "blocks"), [(1, 1), (33, 2), (257, 5)])
+def test_channels_have_the_rows_of_their_columns(
+    rows: int, blocks: int, form: WeightFormat, columns: int, channels: int
+) -> None:
+    arch = Arch(columns=columns, channels=channels)
+    matrix = random_matrix(np.random.default_rng([rows, columns]), rows, blocks, form)
+    segment = matrix_segment(matrix, arch)
+    size = matrix_bytes(rows, blocks, form.bits, columns)
+    assert len(segment) % (256 * channels) == 0 and 0 <= len(segment) - size < 256 * channels
+    turns = segment.reshape(-1, channels, 256)
+    share = columns // channels
+    groups = -(-rows // columns)
+    for channel in range(channels):
+        part = turns[:, channel].reshape(-1)
+        assert not part[size // channels :].any()
+        part = np.resize(part[: size // channels], aligned(size // channels))
+        part[size // channels :] = 0
+        found = unpack(part, groups * share, blocks, form, share)
+        for row in range(groups * share):
+            group, column = divmod(row, share)
+            whole = group * columns + channel * share + column
+            if whole < rows:
+                assert np.array_equal(found.codes[row], matrix.codes[whole])
+                assert np.array_equal(found.scales[row], matrix.scales[whole])
+            else:
+                assert not found.codes[row].any()
+
+
 @pytest.mark.parametrize("form", ["int4", "int8"])
-@pytest.mark.parametrize("columns", [4, 8, 32])
+@pytest.mark.parametrize(("columns", "channels"), [(4, 1), (8, 1), (32, 1), (32, 4)])
 @pytest.mark.parametrize("name", SPECS)
-def test_segments_lie_where_the_descriptor_says(name: str, columns: int, form: str) -> None:
+def test_segments_lie_where_the_descriptor_says(name: str, columns: int, channels: int, form: str) -> None:
     layer = QuantisedLayer(random_layer(SPECS[name]), form)
-    spec, image = layer.spec, LayerImage(layer, columns)
+    arch = Arch(columns=columns, channels=channels)
+    spec, image = layer.spec, LayerImage(layer, arch)
+    unit = 64 * channels  # of addresses: 64 bytes of each channel
     memory = np.full(image.size, 0xAA, np.uint8)
     end = 0
     for _, offset, data in image.segments():
-        assert offset == end and offset % 64 == 0
+        assert offset % arch.segment_bytes == 0 and 0 <= offset - end < arch.segment_bytes
         end = offset + len(data)
         memory[offset:end] = data
     assert end == image.size
@@ -101,8 +133,8 @@ def test_segments_lie_where_the_descriptor_says(name: str, columns: int, form: s
     assert {key: words[key] for key in layer.descriptor()} == layer.descriptor()
 
     def holds(address: int, matrix: QuantisedMatrix) -> bool:
-        segment = matrix_segment(matrix, columns)
-        return bool(np.array_equal(memory[64 * address : 64 * address + len(segment)], segment))
+        segment = matrix_segment(matrix, arch)
+        return bool(np.array_equal(memory[unit * address : unit * address + len(segment)], segment))
 
     assert holds(words["router_address"], layer.router)
     for index in range(spec.router.experts):
@@ -163,7 +195,7 @@ def test_directory_round_trip(image: Path) -> None:
     opened = open_image(image)
     assert opened.arch == ARCH and [layer.name for layer in opened.layers] == ["odd", "twos"]
     for stored, (name, quantised) in zip(opened.layers, layers("odd", "twos"), strict=True):
-        packed = LayerImage(quantised, ARCH.columns)
+        packed = LayerImage(quantised, ARCH)
         assert (stored.spec, stored.bits, stored.size) == (SPECS[name], packed.bits, packed.size)
         assert stored.weight_format == quantised.format.name and stored.config_hash == ARCH.hash
         for found, expected in zip(stored.segments(), packed.segments(), strict=True):

@@ -19,7 +19,7 @@ SPEC = LayerSpec(65, RouterSpec(9, 2), ExpertSpec(33), SharedSpec(97, gated=True
 
 
 def test_footprint_of_an_odd_layer() -> None:
-    footprint = Footprint(SPEC, columns=8, bits=8)
+    footprint = Footprint(SPEC, Arch(columns=8), bits=8)
     assert footprint.router_groups == 2  # 10 rows
     assert footprint.vector_blocks == 2 * 3
     assert footprint.choices == 2 + 1
@@ -33,7 +33,7 @@ def test_footprint_of_an_odd_layer() -> None:
 
 def test_groups_of_more_columns_than_a_block() -> None:
     # Groups of 128 columns: 1 of 65 outputs, 1 of 2 x 33 neurons, 2 of 2 x 97, all times blocks of inputs.
-    assert Footprint(SPEC, 128, 4).array_cycles(1) == 1 * 3 * 8 + 2 * (1 * 3 + 1 * 2) + (2 * 3 + 1 * 4)
+    assert Footprint(SPEC, Arch(columns=128), 4).array_cycles(1) == 1 * 3 * 8 + 2 * (1 * 3 + 1 * 2) + (2 * 3 + 1 * 4)
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,9 @@ def test_groups_of_more_columns_than_a_block() -> None:
 )
 def test_cut_of_the_largest_command(sizes: dict[str, int], tokens: int, slots: int, chunk: int) -> None:
     arch = Arch(**sizes)
-    footprint = Footprint(SPEC, arch.columns, 4)
-    assert footprint.max_tokens(arch) == tokens
-    assert (footprint.slots(arch), footprint.chunk_blocks(arch, max(tokens, 1))) == (slots, chunk)
+    footprint = Footprint(SPEC, arch, 4)
+    assert footprint.max_tokens() == tokens
+    assert (footprint.slots(), footprint.chunk_blocks(max(tokens, 1))) == (slots, chunk)
     if tokens:
         check_layer(SPEC, arch)
     else:
@@ -68,8 +68,10 @@ def power(low: int, high: int) -> st.SearchStrategy[int]:
 
 @st.composite
 def archs(draw: st.DrawFn) -> Arch:
+    channels = draw(st.sampled_from([1, 1, 2, 8]))
     return Arch(
-        columns=draw(power(4, 128)),
+        columns=channels * draw(power(4, 128)),
+        channels=channels,
         vector_blocks=draw(power(64, 1 << 12)),
         max_tokens=draw(power(1, 1024)),
         slots=draw(power(1, 128)),
@@ -99,11 +101,11 @@ def descriptor(spec: LayerSpec, bits: int) -> dict[str, int]:
 
 @given(arch=archs(), spec=specs(), bits=st.sampled_from([4, 8]), data=st.data())
 def test_every_cut_is_accepted(arch: Arch, spec: LayerSpec, bits: int, data: st.DataObject) -> None:
-    footprint = Footprint(spec, arch.columns, bits)
-    largest = footprint.max_tokens(arch)
+    footprint = Footprint(spec, arch, bits)
+    largest = footprint.max_tokens()
     assume(largest)
     tokens = data.draw(st.sampled_from([1, largest]) | st.integers(1, largest))
-    cut = footprint.cut(arch, tokens)
+    cut = footprint.cut(tokens)
     check_layer(spec, arch)
     COMMAND.pack(cut)
     layer = descriptor(spec, bits)
@@ -111,15 +113,15 @@ def test_every_cut_is_accepted(arch: Arch, spec: LayerSpec, bits: int, data: st.
     # As few jobs and chunks as there can be.
     assert refusal(arch, layer, cut | {"slots": cut["slots"] + 1}) != Status.OK
     if cut["chunk_blocks"] < spec.hidden_blocks:
-        more = min(spec.hidden_blocks, cut["chunk_blocks"] + granule(arch.columns))
+        more = min(spec.hidden_blocks, cut["chunk_blocks"] + granule(arch))
         assert refusal(arch, layer, cut | {"chunk_blocks": more}) == Status.COMBINE_BUFFER_FULL
     # One token more than the largest command is too many.
-    assert refusal(arch, layer, footprint.cut(arch, largest + 1)) in (Status.BAD_TOKENS, Status.BAD_CUT)
+    assert refusal(arch, layer, footprint.cut(largest + 1)) in (Status.BAD_TOKENS, Status.BAD_CUT)
 
 
 @given(arch=archs(), spec=specs())
 def test_a_layer_is_refused_if_no_token_fits(arch: Arch, spec: LayerSpec) -> None:
-    fits = Footprint(spec, arch.columns, 4).max_tokens(arch) > 0
+    fits = Footprint(spec, arch, 4).max_tokens() > 0
     try:
         check_layer(spec, arch)
     except DeviceError:
@@ -128,14 +130,15 @@ def test_a_layer_is_refused_if_no_token_fits(arch: Arch, spec: LayerSpec) -> Non
         assert fits
 
 
-def granule(columns: int) -> int:
-    """Blocks between places of a matrix where a chunk may begin: whole scale beats, and 64 bytes, of one block each."""
+def granule(arch: Arch) -> int:
+    """Blocks between places of a matrix where a chunk may begin: whole scale beats, and 64 bytes of each channel."""
+    beat, unit = 4 * arch.columns, SEGMENT_ALIGN * arch.channels
     blocks = 1
     while True:
-        tiles, rest = divmod(ROWS * blocks, columns)
+        tiles, rest = divmod(ROWS * blocks, arch.columns)
         scale_beats, odd = divmod(tiles, TILES_PER_SCALE_BEAT)
         if not rest and not odd and all(
-            scale_beats * (1 + TILES_PER_SCALE_BEAT * bits) * 4 * columns % SEGMENT_ALIGN == 0 for bits in (4, 8)
+            scale_beats * (1 + TILES_PER_SCALE_BEAT * bits) * beat % unit == 0 for bits in (4, 8)
         ):
             return blocks
         blocks += 1
@@ -145,10 +148,10 @@ def granule(columns: int) -> int:
 def test_every_chunk_begins_on_a_scale_beat_and_on_a_unit(
     arch: Arch, spec: LayerSpec, bits: int, data: st.DataObject
 ) -> None:
-    footprint = Footprint(spec, arch.columns, bits)
-    largest = footprint.max_tokens(arch)
+    footprint = Footprint(spec, arch, bits)
+    largest = footprint.max_tokens()
     assume(largest)
-    cut = footprint.cut(arch, data.draw(st.integers(1, largest)))
+    cut = footprint.cut(data.draw(st.integers(1, largest)))
     chunk = cut["chunk_blocks"]
     if chunk >= spec.hidden_blocks:
         assert (chunk, cut["chunk_stride"], cut["shared_chunk_stride"]) == (spec.hidden_blocks, 0, 0)
@@ -160,19 +163,21 @@ def test_every_chunk_begins_on_a_scale_beat_and_on_a_unit(
             scale_beat, odd = divmod(group * blocks, TILES_PER_SCALE_BEAT)
             assert rest == odd == 0
             place = scale_beat * (1 + TILES_PER_SCALE_BEAT * bits) * beat
-            assert place == SEGMENT_ALIGN * number * cut[name]
+            assert place == SEGMENT_ALIGN * arch.channels * number * cut[name]
 
 
-@pytest.mark.parametrize("columns", [4, 8, 32, 64])
+@pytest.mark.parametrize(("columns", "channels"), [(4, 1), (8, 1), (32, 1), (64, 1), (64, 16)])
 @pytest.mark.parametrize("weight_format", ["int4", "int8"])
 @pytest.mark.parametrize("shared", [None, SharedSpec(97, gated=True), SharedSpec(1, gated=False)])
 def test_image_bytes_are_the_size_of_the_image(
-    columns: int, weight_format: str, shared: SharedSpec | None
+    columns: int, channels: int, weight_format: str, shared: SharedSpec | None
 ) -> None:
     from moe_hw.image import LayerImage
 
     quantised = QuantisedLayer(random_layer(LayerSpec(65, RouterSpec(9, 2), ExpertSpec(33), shared)), weight_format)
-    footprint = Footprint(quantised.spec, columns, quantised.format.bits)
-    assert footprint.image_bytes == LayerImage(quantised, columns).size
-    # Less than a unit of padding for each of the router's and the experts' matrices.
-    assert 0 <= footprint.image_bytes - footprint.weight_bytes(9) < 64 * (1 + 2 * (9 + (shared is not None)))
+    arch = Arch(columns=columns, channels=channels)
+    footprint = Footprint(quantised.spec, arch, quantised.format.bits)
+    assert footprint.image_bytes == LayerImage(quantised, arch).size
+    # Less than a unit of padding for the descriptor and for each of the router's and the experts' matrices.
+    unit = arch.segment_bytes
+    assert 0 <= footprint.image_bytes - footprint.weight_bytes(9) < unit * (2 + 2 * (9 + (shared is not None)))

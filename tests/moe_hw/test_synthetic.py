@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from host.driver import Device
+from moe_hw.arch import Arch
 from moe_hw.formats import MAX_FRACTION, QuantisedMatrix
 from moe_hw.image import LayerImage
 from moe_hw.layer import random_layer
@@ -79,12 +80,12 @@ def test_activations_stay_of_order_one() -> None:
 def test_the_image_holds_what_is_stored_and_a_device_needs_no_more() -> None:
     spec = SPECS["odd"]
     layer = SyntheticLayer(spec, "int8", seed=5)
-    whole = {name: (offset, data) for name, offset, data in LayerImage(layer, 4).segments()}
+    whole = {name: (offset, data) for name, offset, data in LayerImage(layer, Arch(columns=4)).segments()}
     x = torch.randn(2, spec.hidden, generator=torch.Generator().manual_seed(1))
     expected = golden(layer, x)
     layer.stored = expected.experts.unique().tolist()
     assert len(layer.stored) < spec.router.experts
-    parts = list(LayerImage(layer, 4).segments())
+    parts = list(LayerImage(layer, Arch(columns=4)).segments())
     names = ["descriptor", "router", *(f"expert {index}" for index in layer.stored), "shared"]
     assert [name for name, _, _ in parts] == names
     for name, offset, data in parts:

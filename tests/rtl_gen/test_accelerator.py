@@ -68,12 +68,12 @@ class Bench:
         await self.csrs.write("ring_mask", 3)
 
     def load(self, layer: QuantisedLayer) -> None:
-        for _, offset, data in LayerImage(layer, self.arch.columns).segments():
+        for _, offset, data in LayerImage(layer, self.arch).segments():
             self.ram.write(IMAGE + offset, data.tobytes())
 
     async def submit(self, layer: QuantisedLayer, x: torch.Tensor, **changes: int) -> None:
         self.ram.write(INPUT, input_record(quantise_tokens(x)).tobytes())
-        cut = Footprint(layer.spec, self.arch.columns, layer.format.bits).cut(self.arch, len(x))
+        cut = Footprint(layer.spec, self.arch, layer.format.bits).cut(len(x))
         command = {"magic": COMMAND_MAGIC, "layer": IMAGE // 64, "input": INPUT // 64, "hidden": HIDDEN // 64,
                    "output": OUTPUT // 64, "routing": ROUTING // 64, "completion": COMPLETED // 64, **cut, **changes}
         self.ram.write(RING + self.head % 4 * 64, COMMAND.pack(command).tobytes())
@@ -139,7 +139,7 @@ async def malformed_descriptors(dut):
     await bench.start()
     layer = QuantisedLayer(random_layer(SPECS[3], seed=1))
     bench.load(layer)
-    image = LayerImage(layer, bench.arch.columns)
+    image = LayerImage(layer, bench.arch)
     x = random_tokens(2, layer.spec.hidden)
     for status, words, command in (
         (Status.BAD_LAYER, {"magic": 0}, {}),

@@ -26,7 +26,7 @@ def simple(**changes: int) -> Parameters:
     return Parameters(**scaled, **(GEOMETRY | {name: changes[name] for name in GEOMETRY.keys() & changes.keys()}))
 
 
-GEOMETRY = {"burst_bytes": 16, "row_bytes": 256, "banks": 4, "bank_groups": 1, "channels": 1}
+GEOMETRY = {"burst_bytes": 16, "row_bytes": 256, "banks": 4, "bank_groups": 1, "channels": 1, "interleave": 256}
 ROW = 256
 NEXT_ROW_SAME_BANK = 4 * ROW
 
