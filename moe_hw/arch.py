@@ -58,7 +58,7 @@ class Arch:
         max_top_k: experts chosen for a token.
         logit_words: depth of the logit memory in words of ``columns`` logits.
         combine_elements: output elements (tokens x columns of a chunk) that are summed at a time.
-        lanes: elements that the activation function, the combine buffer and the writer take in a cycle.
+        lanes: elements that the activation function and the writer take in a cycle.
     """
 
     columns: int = 8
@@ -135,6 +135,15 @@ class Arch:
     def segment_bytes(self) -> int:
         """Bytes on whose multiples a layer's image and its segments start: the same place in every channel."""
         return SEGMENT_ALIGN if self.channels == 1 else self.channels * INTERLEAVE
+
+    @property
+    def combine_lanes(self) -> int:
+        """Elements that the combine buffer takes in a cycle.
+
+        Twice ``lanes``, as a column group of down has twice the elements of one of gate_up; but no more than leave four
+        cycles for a group.
+        """
+        return min(2 * self.lanes, self.columns // 4)
 
     @property
     def beat_bits(self) -> int:

@@ -148,7 +148,7 @@ class _Command:
             blocks = min(chunk_blocks, spec.hidden_blocks - first)
             for count, inter_blocks in shared + routed_jobs:
                 self._down(count, inter_blocks, blocks)
-            summed = self.array + ARRAY_LATENCY + self.arch.columns // self.arch.lanes + COMBINE_LATENCY
+            summed = self.array + ARRAY_LATENCY + self.arch.columns // self.arch.combine_lanes + COMBINE_LATENCY
             self.dispatched = summed + self._store(blocks)
             stored += self.dispatched - self.array
         ends.append(self.dispatched - stored)
@@ -195,7 +195,7 @@ class _Command:
         groups = -(-ROWS * blocks // columns)
         size = matrix_bytes(ROWS * blocks, inter_blocks, self.form.bits, columns)
         for count in self._parts(tokens):
-            cycles = groups * max(inter_blocks * self._tile(count), count * columns // self.arch.lanes)
+            cycles = groups * max(inter_blocks * self._tile(count), count * columns // self.arch.combine_lanes)
             self._job(count, inter_blocks, size, cycles, 0)
 
     def _tile(self, vectors: int) -> int:

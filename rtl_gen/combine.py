@@ -16,7 +16,7 @@ WORD_MAX = (1 << ACC_BITS - 1) - 1
 """Largest combine word; sums saturate at it and at its negative."""
 
 LATENCY = 14
-"""Cycles from a result to the pulse of ``job_done``, beyond one for each ``lanes`` columns."""
+"""Cycles from a result to the pulse of ``job_done``, beyond one for each ``combine_lanes`` columns."""
 
 
 class SumRead(wiring.Signature):
@@ -53,11 +53,11 @@ class Combine(wiring.Component):
     Members
     -------
     results : In(stream of result_layout(arch)), kind DOWN
-        Accumulators of one slot and column group. Throughput: ``lanes`` columns a cycle; waits only for ``hold``.
+        Accumulators of one slot and column group. Throughput: ``combine_lanes`` columns a cycle; waits only for ``hold``.
     layer : In(layer_layout())
         The layer at work, stable from its first result to the last output.
     job_done : Out(1)
-        Pulse, ``columns / lanes + LATENCY`` cycles after a result with ``last``: all sums are in memory.
+        Pulse, ``columns / combine_lanes + LATENCY`` cycles after a result with ``last``: all sums are in memory.
     hold : In(1)
         Takes no results.
     read : In(SumRead(arch))
@@ -84,21 +84,28 @@ class Combine(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         arch = self.arch
-        word = data.ArrayLayout(signed(ACC_BITS), arch.lanes)
-        depth = arch.combine_elements // arch.lanes
+        word = data.ArrayLayout(signed(ACC_BITS), arch.combine_lanes)
+        depth = arch.combine_elements // arch.combine_lanes
         m.submodules.sums = sums = Memory(shape=word, depth=depth, init=[])
         m.submodules.exponents = exponents = Memory(shape=signed(EXP_BITS), depth=arch.max_tokens, init=[])
-        read, write = sums.read_port(), sums.write_port()
+        read, write = sums.read_port(), sums.write_port(granularity=arch.lanes)
         exponent_read, exponent_write = exponents.read_port(), exponents.write_port()
 
         lanes = self._columns(m)
         for p in lanes:
             self._weight(p)
         first = lanes[0]
+        # A word may be several times as wide as what the reader takes at a time.
+        parts = arch.combine_lanes // arch.lanes
+        read_address = self.read.address >> exact_log2(parts)
+        part = self.read.address[: exact_log2(parts)]
+        part_read = Signal.like(part)
+        with m.If(self.read.enable):
+            m.d.sync += part_read.eq(part)
         m.d.comb += [
             read.en.eq(first.valid | self.read.enable),
-            read.addr.eq(Mux(first.valid, first.address, self.read.address)),
-            self.read.sums.eq(read.data),
+            read.addr.eq(Mux(first.valid, first.address, read_address)),
+            self.read.sums.as_value().eq(read.data.as_value().word_select(part_read, arch.lanes * ACC_BITS)),
             exponent_read.en.eq(self.read.enable),
             exponent_read.addr.eq(self.read.token),
             self.read.exponent.eq(exponent_read.data),
@@ -109,9 +116,9 @@ class Combine(wiring.Component):
         lost = Const(0, 1)
         for lane, p in enumerate(lanes):
             lost = lost | self._add(m, p, read.data[lane], write.data[lane])
-        m.d.comb += [write.en.eq(first.valid), write.addr.eq(first.address)]
+        m.d.comb += [write.en.eq(first.valid.replicate(parts)), write.addr.eq(first.address)]
         with m.If(self.read.enable):
-            m.d.comb += [write.en.eq(1), write.addr.eq(self.read.address), write.data.as_value().eq(0)]
+            m.d.comb += [write.en.eq(1 << part), write.addr.eq(read_address), write.data.as_value().eq(0)]
         m.d.sync += self.job_done.eq(first.valid & first.last)
         with m.If(self.clear):
             m.d.sync += self.overflow.eq(0)
@@ -122,7 +129,7 @@ class Combine(wiring.Component):
     def _columns(self, m: Module) -> list[Pipeline]:
         """Holds a result and shifts it out, a column for each lane at a time."""
         arch, layer = self.arch, self.layer
-        steps = arch.columns // arch.lanes
+        steps = arch.columns // arch.combine_lanes
         word = Signal(result_layout(arch))
         held = Signal()
         step = Signal(range(steps))
@@ -134,12 +141,13 @@ class Combine(wiring.Component):
         with m.If(self.results.ready):
             m.d.sync += [word.eq(self.results.payload), held.eq(self.results.valid), step.eq(0)]
         with m.Elif(held):
-            m.d.sync += [step.eq(step + 1), word.acc.eq(word.acc.as_value() >> arch.lanes * ACC_BITS)]
+            m.d.sync += [step.eq(step + 1), word.acc.eq(word.acc.as_value() >> arch.combine_lanes * ACC_BITS)]
+        address_bits = ceil_log2(arch.combine_elements // arch.combine_lanes)
         groups = Signal(16)
         m.d.sync += groups.eq(groups_of(arch, layer.chunk_blocks))
 
         pipelines = []
-        for lane in range(arch.lanes):
+        for lane in range(arch.combine_lanes):
             p = Pipeline(m, held)
             which = {}
             if lane == 0:
@@ -156,7 +164,7 @@ class Combine(wiring.Component):
             which = {}
             if lane == 0:
                 place = (p.first << exact_log2(steps)) + p.row
-                which = {"address": place[: len(self.read.address)], "first": None, "row": None}
+                which = {"address": place[:address_bits], "first": None, "row": None}
             p.stage(
                 negative=p.acc[-1],
                 acc=magnitude(p.acc),

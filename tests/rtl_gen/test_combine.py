@@ -160,7 +160,7 @@ async def same_address_without_pause(dut: Any) -> None:
     begin = get_sim_time("ns")
     await bench.add(batch)
     cycles = round((get_sim_time("ns") - begin) / 10)
-    assert cycles == 50 * bench.arch.columns // bench.arch.lanes + LATENCY
+    assert cycles == 50 * bench.arch.columns // bench.arch.combine_lanes + LATENCY
     await bench.check(batch)
 
 
