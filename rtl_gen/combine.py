@@ -53,7 +53,7 @@ class Combine(wiring.Component):
     Members
     -------
     results : In(stream of result_layout(arch)), kind DOWN
-        Accumulators of one slot and column group. Throughput: ``combine_lanes`` columns a cycle; waits only for ``hold``.
+        Accumulators of one slot and column group. Throughput: ``combine_lanes`` columns a cycle; waits for ``hold``.
     layer : In(layer_layout())
         The layer at work, stable from its first result to the last output.
     job_done : Out(1)
@@ -141,7 +141,8 @@ class Combine(wiring.Component):
         with m.If(self.results.ready):
             m.d.sync += [word.eq(self.results.payload), held.eq(self.results.valid), step.eq(0)]
         with m.Elif(held):
-            m.d.sync += [step.eq(step + 1), word.acc.eq(word.acc.as_value() >> arch.combine_lanes * ACC_BITS)]
+            rest = word.acc.as_value().shift_right(arch.combine_lanes * ACC_BITS)
+            m.d.sync += [step.eq(step + 1), word.acc.eq(rest)]
         address_bits = ceil_log2(arch.combine_elements // arch.combine_lanes)
         groups = Signal(16)
         m.d.sync += groups.eq(groups_of(arch, layer.chunk_blocks))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal, signed
+from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -87,7 +87,7 @@ class LogitMemory(wiring.Component):
         m.d.comb += self.results.ready.eq(accepting)
         p = Pipeline(m, valid=accept)
         p.stage(
-            acc=Cat(*result.acc),
+            acc=result.acc.as_value(),
             slot=result.slot,
             group=result.group,
             first=result.slot * self.groups,
@@ -98,7 +98,7 @@ class LogitMemory(wiring.Component):
         m.d.comb += [
             logit_write.en.eq(p.valid),
             logit_write.addr.eq(p.address),
-            Cat(*logit_write.data).eq(p.acc),
+            logit_write.data.as_value().eq(p.acc),
             base_write.en.eq(p.valid),
             base_write.addr.eq(p.slot),
             base_write.data.eq(p.base),
@@ -130,7 +130,7 @@ class LogitMemory(wiring.Component):
         p.stage(row=row, last=last, address=first + (row >> column_bits))
         m.d.comb += logit_read.addr.eq(p.address)
         p.stage(address=None)
-        p.stage(word=Cat(*logit_read.data))
+        p.stage(word=logit_read.data.as_value())
         p.stage(word=None, logit=p.word.word_select(p.row[:column_bits], ACC_BITS))
         m.d.comb += [
             self.o_valid.eq(p.valid),

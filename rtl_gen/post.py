@@ -92,7 +92,7 @@ class Post(wiring.Component):
         with m.If(self.results.ready):
             m.d.sync += [word.eq(self.results.payload), held.eq(self.results.valid), step.eq(0)]
         with m.Elif(enable):
-            m.d.sync += [step.eq(step + 1), word.acc.eq(word.acc.as_value() >> 2 * lanes * ACC_BITS)]
+            m.d.sync += [step.eq(step + 1), word.acc.eq(word.acc.as_value().shift_right(2 * lanes * ACC_BITS))]
 
         layer = self.layer
         pipelines = []

@@ -102,7 +102,7 @@ class SubArrays(wiring.Component):
             self.error.eq(Cat(part.error for part in parts).any()),
             self.waiting.eq(Cat(part.waiting for part in parts).any()),
             self.results.valid.eq(first.valid),  # in lockstep, all the same
-            Cat(*self.results.payload.acc).eq(Cat(Cat(*part.results.payload.acc) for part in parts)),
+            self.results.payload.acc.as_value().eq(Cat(part.results.payload.acc.as_value() for part in parts)),
         ]
         for name, _ in result_layout(self.arch):
             if name != "acc":
