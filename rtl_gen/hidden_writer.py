@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
@@ -14,11 +15,19 @@ from rtl_gen.types import address_bits, hidden_block_layout, layer_layout, longe
 VALUE_BITS = 16
 """Bits of an exponent in memory."""
 
+LINES = 4
+"""Lines that can wait for the writer: so many that it always has the next one's address."""
+
+
+def line_layout() -> data.StructLayout:
+    """What is not zero of a line; ``padding`` marks a block that is not written, ``last`` the last of a job."""
+    return data.StructLayout({"text": 8 * ROWS + VALUE_BITS, "padding": 1, "last": 1})
+
 
 class HiddenWriter(wiring.Component):
     """Makes a line of 64 bytes of each block; blocks of padding are dropped.
 
-    Latency: three cycles to the range; throughput: ``16 / lanes + 4`` cycles a block.
+    Latency: five cycles to the range; throughput: ``16 / lanes`` cycles a block, at least four.
 
     Parameters
     ----------
@@ -55,20 +64,28 @@ class HiddenWriter(wiring.Component):
         layer = self.layer
         steps = SEGMENT_ALIGN // 4 // arch.lanes
         block = Signal(hidden_block_layout(arch))
+        padding = Signal()
         stride = Signal(10)
         product = Signal(address_bits(arch))
-        step = Signal(range(steps))
+        address = Signal(address_bits(arch))
         exponent = Cat(block.exponent, block.exponent[-1].replicate(VALUE_BITS - len(block.exponent)))
-        padding = Const(0, 8 * (SEGMENT_ALIGN - ROWS) - VALUE_BITS)
-        line = Cat(block.mantissas.as_value(), exponent, padding)
         m.d.sync += [
             stride.eq(longest_hidden(layer)),
             product.eq(block.place * stride),
-            self.ranges.payload.address.eq(self.address + product + block.block),
+            padding.eq(block.block >= Mux(block.shared, layer.shared_blocks, layer.inter_blocks)),
+            address.eq(self.address + product + block.block),
         ]
+
+        # ---- addresses and lines wait for the writer, each in its own queue ----
+        m.submodules.addresses = addresses = SyncFIFOBuffered(width=len(address), depth=LINES)
+        m.submodules.lines = lines = SyncFIFOBuffered(width=line_layout().size, depth=LINES)
+        room = addresses.w_rdy & lines.w_rdy
+        queued = data.View(line_layout(), lines.w_data)
         m.d.comb += [
-            self.ranges.payload.words.eq(SEGMENT_ALIGN * 8 >> exact_log2(arch.data_bits)),
-            self.values.payload.eq(line.word_select(step, 32 * arch.lanes)),
+            addresses.w_data.eq(address),
+            queued.text.eq(Cat(block.mantissas.as_value(), exponent)),
+            queued.padding.eq(padding),
+            queued.last.eq(block.last),
         ]
         with m.FSM():
             with m.State("TAKE"):
@@ -78,20 +95,26 @@ class HiddenWriter(wiring.Component):
                     m.next = "PRODUCT"
             with m.State("PRODUCT"):
                 m.next = "ADDRESS"
-                with m.If(block.block >= Mux(block.shared, layer.shared_blocks, layer.inter_blocks)):
-                    m.d.comb += self.job_done.eq(block.last)
-                    m.next = "TAKE"
             with m.State("ADDRESS"):
-                m.next = "RANGE"
-            with m.State("RANGE"):
-                m.d.comb += self.ranges.valid.eq(1)
-                with m.If(self.ranges.ready):
-                    m.next = "SEND"
-            with m.State("SEND"):
-                m.d.comb += self.values.valid.eq(1)
-                with m.If(self.values.ready):
-                    m.d.sync += step.eq(Mux(step == steps - 1, 0, step + 1))
-                    with m.If(step == steps - 1):
-                        m.d.comb += self.job_done.eq(block.last)
-                        m.next = "TAKE"
+                m.next = "QUEUE"
+            with m.State("QUEUE"):
+                m.d.comb += [lines.w_en.eq(room), addresses.w_en.eq(room & ~padding)]
+                with m.If(room):
+                    m.next = "TAKE"
+
+        # ---- to the writer ----
+        line = data.View(line_layout(), lines.r_data)
+        step = Signal(range(steps))
+        with m.If(self.values.valid & self.values.ready):
+            m.d.sync += step.eq(Mux(step == steps - 1, 0, step + 1))
+        m.d.comb += [
+            self.ranges.payload.address.eq(addresses.r_data),
+            self.ranges.payload.words.eq(SEGMENT_ALIGN * 8 >> exact_log2(arch.data_bits)),
+            self.ranges.valid.eq(addresses.r_rdy),
+            addresses.r_en.eq(self.ranges.ready),
+            self.values.payload.eq(Cat(line.text, Const(0, 8 * SEGMENT_ALIGN)).word_select(step, 32 * arch.lanes)),
+            self.values.valid.eq(lines.r_rdy & ~line.padding),
+            lines.r_en.eq(line.padding | (self.values.ready & (step == steps - 1))),
+            self.job_done.eq(lines.r_rdy & lines.r_en & line.last),
+        ]
         return m
