@@ -137,6 +137,11 @@ class Arch:
         return SEGMENT_ALIGN if self.channels == 1 else self.channels * INTERLEAVE
 
     @property
+    def weight_unit(self) -> int:
+        """Bytes that an address of weights counts in: 64 of every channel."""
+        return SEGMENT_ALIGN * self.channels
+
+    @property
     def combine_lanes(self) -> int:
         """Elements that the combine buffer takes in a cycle.
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from moe_hw.arch import INTERLEAVE, ROWS, SEGMENT_ALIGN, TILES_PER_SCALE_BEAT, Arch
+from moe_hw.arch import ROWS, SEGMENT_ALIGN, TILES_PER_SCALE_BEAT, Arch
 from moe_hw.errors import ImageError, SetupError, UsageError
 from moe_hw.formats import FORMATS, MAX_FRACTION, ROUTER, QuantisedMatrix, Tokens
 from moe_hw.quantised import CodedLayer, QuantisedExpert
@@ -63,7 +63,7 @@ def matrix_segment(matrix: QuantisedMatrix, arch: Arch) -> np.ndarray:
     missing = -matrix.rows % arch.columns
     codes = np.pad(matrix.codes, ((0, missing), (0, 0)))
     scales = np.pad(matrix.scales, ((0, missing), (0, 0)), constant_values=MAX_FRACTION)
-    columns = arch.columns // arch.channels
+    columns = arch.sub_array.columns
 
     def share(rows: np.ndarray, channel: int) -> np.ndarray:
         return rows.reshape(-1, arch.channels, columns, rows.shape[1])[:, channel].reshape(-1, rows.shape[1])
@@ -75,7 +75,7 @@ def matrix_segment(matrix: QuantisedMatrix, arch: Arch) -> np.ndarray:
     size = aligned(sum(map(len, shares)), arch.segment_bytes)
     segment = np.zeros((arch.channels, size // arch.channels), np.uint8)
     segment[:, : len(shares[0])] = shares
-    turn = size if arch.channels == 1 else INTERLEAVE
+    turn = arch.segment_bytes // arch.channels
     return segment.reshape(arch.channels, -1, turn).transpose(1, 0, 2).reshape(-1)
 
 
@@ -132,7 +132,7 @@ class LayerImage:
 
     def descriptor(self) -> dict[str, int]:
         """All words of the layer descriptor by name."""
-        unit = SEGMENT_ALIGN * self.arch.channels
+        unit = self.arch.weight_unit
         words = self.layer.descriptor() | {
             "magic": LAYER_MAGIC,
             "router_address": self._router // unit,

@@ -86,7 +86,7 @@ class Footprint:
         """The words of a command that say how a batch is cut into jobs and chunks."""
         chunk = self.chunk_blocks(tokens)
         strides = (
-            matrix_bytes(ROWS * chunk, inter_blocks, self.bits, self.columns) // (SEGMENT_ALIGN * self.arch.channels)
+            matrix_bytes(ROWS * chunk, inter_blocks, self.bits, self.columns) // self.arch.weight_unit
             for inter_blocks in (self.spec.inter_blocks, self.spec.shared_blocks)
         )
         routed, shared = strides if chunk < self.spec.hidden_blocks else (0, 0)

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from moe_hw.arch import Arch
 from moe_hw.registers import COUNTERS, DEVICE_MAGIC, LAYOUT_VERSION
-from rtl_gen.bus import AXI4, AXI4Lite, AXI4Read
+from rtl_gen.bus import AXI4, AXI4Lite, AXI4Read, AXI4Write, connect_half
 from rtl_gen.combine import Combine
 from rtl_gen.command import Command
 from rtl_gen.counters import Counters
@@ -108,10 +108,8 @@ class Accelerator(wiring.Component):
         for index, reader in ((COMMAND_READER, command), (LOADER_READER, loader)):
             connect(m, reader.bursts, getattr(reads, f"bursts_{index}"))
             connect(m, reader.words, getattr(reads, f"words_{index}"))
-        for name, member in AXI4(arch).members.items():
-            master = getattr(self.m_axi, name)
-            block = getattr(reads if name.startswith(("ar", "r")) else writer, name)
-            m.d.comb += master.eq(block) if member.flow is wiring.Out else block.eq(master)
+        connect_half(m, self.m_axi, reads, AXI4Read(arch))
+        connect_half(m, self.m_axi, writer, AXI4Write(arch))
         # One channel has one port for everything; of several, each has one more for its share of the weights.
         arbiters, masters = [reads], [self.m_axi]
         if arch.channels == 1:
@@ -123,9 +121,7 @@ class Accelerator(wiring.Component):
                 master = getattr(self, f"m_axi_{channel}")
                 connect(m, getattr(sub_arrays, f"bursts_{channel}"), port.bursts_0)
                 connect(m, getattr(sub_arrays, f"words_{channel}"), port.words_0)
-                for name, member in AXI4Read(arch.sub_array).members.items():
-                    outer, inner = getattr(master, name), getattr(port, name)
-                    m.d.comb += outer.eq(inner) if member.flow is wiring.Out else inner.eq(outer)
+                connect_half(m, master, port, AXI4Read(arch.sub_array))
                 arbiters.append(port)
                 masters.append(master)
 

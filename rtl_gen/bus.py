@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amaranth.hdl import Module
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -30,14 +31,28 @@ class AXI4Read(wiring.Signature):
         super().__init__({**_request("ar", arch), **answer, "rvalid": In(1), "rready": Out(1)})
 
 
+class AXI4Write(wiring.Signature):
+    """The write half of :class:`AXI4`."""
+
+    def __init__(self, arch: Arch):
+        members = {**_request("aw", arch), "bid": In(1)}
+        members.update({"wdata": Out(arch.data_bits), "wstrb": Out(arch.data_bits // 8), "wlast": Out(1)})
+        members.update({"wvalid": Out(1), "wready": In(1), "bresp": In(2), "bvalid": In(1), "bready": Out(1)})
+        super().__init__(members)
+
+
 class AXI4(wiring.Signature):
     """An AXI4 master with the one ID 0: reads are answered in the order of their requests."""
 
     def __init__(self, arch: Arch):
-        members = {**AXI4Read(arch).members, **_request("aw", arch), "bid": In(1)}
-        members.update({"wdata": Out(arch.data_bits), "wstrb": Out(arch.data_bits // 8), "wlast": Out(1)})
-        members.update({"wvalid": Out(1), "wready": In(1), "bresp": In(2), "bvalid": In(1), "bready": Out(1)})
-        super().__init__(members)
+        super().__init__({**AXI4Read(arch).members, **AXI4Write(arch).members})
+
+
+def connect_half(m: Module, master: wiring.PureInterface, block: wiring.Component, half: wiring.Signature) -> None:
+    """Connect the members of ``half`` (``AXI4Read``, ``AXI4Write``), which are the block's own, to a master's."""
+    for name, member in half.members.items():
+        outer, inner = getattr(master, name), getattr(block, name)
+        m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)
 
 
 class AXI4Lite(wiring.Signature):

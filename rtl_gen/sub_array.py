@@ -16,6 +16,26 @@ from rtl_gen.streamer import Streamer
 from rtl_gen.types import address_bits, result_layout, segment_layout
 
 
+def array_members(arch: Arch) -> dict[str, wiring.Member]:
+    """The members of one sub-array, and of all together, but for the ports of their weights."""
+    return {
+        "base": In(address_bits(arch)),
+        "segments": In(stream.Signature(segment_layout(arch))),
+        "beat_ready": Out(1),
+        "beat_pop": In(1),
+        "clear": In(1),
+        "error": Out(1),
+        "waiting": Out(1),
+        "command": In(command_layout(arch)),
+        "x_write": In(1),
+        "x_address": In(bits_for(arch.vector_blocks - 1)),
+        "x": In(data.ArrayLayout(8, ROWS)),
+        "tag_valid": In(1),
+        "tag": In(tag_layout(arch)),
+        "results": Out(stream.Signature(result_layout(arch))),
+    }
+
+
 class SubArray(wiring.Component):
     """Streamer, systolic array and accumulators. Several of them work in lockstep on the same vectors.
 
@@ -47,22 +67,9 @@ class SubArray(wiring.Component):
         self.repeated = {**self._array.repeated, **self._accumulate.repeated}
         super().__init__(
             {
-                "base": In(address_bits(arch)),
-                "segments": In(stream.Signature(segment_layout(arch))),
+                **array_members(arch),
                 "bursts": Out(stream.Signature(burst_layout(arch))),
                 "words": In(stream.Signature(word_layout(arch))),
-                "beat_ready": Out(1),
-                "beat_pop": In(1),
-                "clear": In(1),
-                "error": Out(1),
-                "waiting": Out(1),
-                "command": In(command_layout(arch)),
-                "x_write": In(1),
-                "x_address": In(bits_for(arch.vector_blocks - 1)),
-                "x": In(data.ArrayLayout(8, ROWS)),
-                "tag_valid": In(1),
-                "tag": In(tag_layout(arch)),
-                "results": Out(stream.Signature(result_layout(arch))),
             }
         )
 

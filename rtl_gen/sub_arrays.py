@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for, exact_log2
+from amaranth.utils import exact_log2
 
-from moe_hw.arch import ROWS, Arch
-from rtl_gen.accumulate import tag_layout
+from moe_hw.arch import Arch
 from rtl_gen.bus import burst_layout, word_layout
 from rtl_gen.emit import instance
-from rtl_gen.row import command_layout
-from rtl_gen.sub_array import SubArray
-from rtl_gen.types import address_bits, result_layout, segment_layout
+from rtl_gen.sub_array import SubArray, array_members
+from rtl_gen.types import result_layout, segment_layout
 
 
 class SubArrays(wiring.Component):
@@ -52,21 +50,8 @@ class SubArrays(wiring.Component):
             ports[f"words_{channel}"] = In(stream.Signature(word_layout(arch)))
         super().__init__(
             {
-                "base": In(address_bits(arch)),
-                "segments": In(stream.Signature(segment_layout(arch))),
+                **array_members(arch),
                 **ports,
-                "beat_ready": Out(1),
-                "beat_pop": In(1),
-                "clear": In(1),
-                "error": Out(1),
-                "waiting": Out(1),
-                "command": In(command_layout(arch)),
-                "x_write": In(1),
-                "x_address": In(bits_for(arch.vector_blocks - 1)),
-                "x": In(data.ArrayLayout(8, ROWS)),
-                "tag_valid": In(1),
-                "tag": In(tag_layout(arch)),
-                "results": Out(stream.Signature(result_layout(arch))),
             }
         )
 

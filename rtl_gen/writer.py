@@ -9,7 +9,7 @@ from amaranth.utils import ceil_log2
 
 from moe_hw.arch import Arch
 from rtl_gen.bursts import Bursts
-from rtl_gen.bus import AXI4, INCR, range_layout
+from rtl_gen.bus import INCR, AXI4Write, range_layout
 
 MAX_WRITES = 15
 """Write bursts whose answers may be outstanding."""
@@ -32,14 +32,13 @@ class Writer(wiring.Component):
         From a range until the memory has answered all its bursts.
     clear : In(1), error : Out(1)
         The memory answered an error; sticky until ``clear``.
-    aw…, w…, b… : the write half of ``AXI4``
+    aw…, w…, b… : as in ``AXI4Write``
 
     Latency: five cycles from a range to its address; throughput: a value a cycle, less two cycles for each burst.
     """
 
     def __init__(self, arch: Arch):
         self.arch = arch
-        axi = {name: member for name, member in AXI4(arch).members.items() if name.startswith(("aw", "w", "b"))}
         super().__init__(
             {
                 "ranges": In(stream.Signature(range_layout(arch))),
@@ -47,7 +46,7 @@ class Writer(wiring.Component):
                 "busy": Out(1),
                 "clear": In(1),
                 "error": Out(1),
-                **axi,
+                **AXI4Write(arch).members,
             }
         )
 

@@ -9,19 +9,14 @@ import random
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from amaranth.lib import wiring
 from cocotb_tools.runner import get_runner
 
+from moe_hw import tools
 from moe_hw.errors import SetupError
 from rtl_gen.emit import to_verilog
 from sim import verilator
-
-
-def build_root() -> Path:
-    """Where benches are built; ``MOE_HW_CACHE`` moves it."""
-    return Path(os.environ.get("MOE_HW_CACHE", Path.home() / ".cache" / "moe-hw")) / "bench"
 
 
 @contextlib.contextmanager
@@ -51,7 +46,7 @@ def run_bench(component: wiring.Component, test_module: str, tests: str = "", **
     text = to_verilog(component, "dut")
     # Verilator writes where it and cocotb are installed into its makefile, and does not notice that they have moved.
     digest = hashlib.sha256(f"{sys.prefix}\0{text}".encode()).hexdigest()[:16]
-    build = build_root() / digest
+    build = tools.cache_root("bench") / digest
     build.mkdir(parents=True, exist_ok=True)
     source = build / "dut.v"
     if not source.exists() or source.read_text() != text:

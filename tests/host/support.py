@@ -6,6 +6,7 @@ import torch
 
 from host.driver import Device
 from moe_hw.arch import Arch
+from moe_hw.layer import MoELayer
 from moe_hw.result import Result
 from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec, SharedSpec
 from tests.host.fake import FakeTransport
@@ -25,6 +26,10 @@ def spec(
     normalise: bool = True,
 ) -> LayerSpec:
     return LayerSpec(hidden, RouterSpec(experts, top_k, normalise=normalise), ExpertSpec(inter), shared)
+
+
+def tokens(layer: MoELayer, count: int) -> torch.Tensor:
+    return torch.randn(count, layer.spec.hidden, generator=torch.Generator().manual_seed(count))
 
 
 def assert_equal(result: Result, expected: Result) -> None:

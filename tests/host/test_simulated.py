@@ -22,7 +22,7 @@ from moe_hw.result import Result
 from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec, SharedSpec
 from moe_hw.twins.layer import golden
 from sim.board import SimulatedBoard
-from tests.host.support import assert_equal, spec
+from tests.host.support import assert_equal, spec, tokens
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +49,6 @@ LAYERS = (
     (random_layer(spec(experts=8, shared=SharedSpec(40, gated=True)), 4), "int4"),
     (random_layer(spec(shared=SharedSpec(5, gated=False)), 5), "int8"),
 )
-
-
-def tokens(layer: MoELayer, count: int) -> torch.Tensor:
-    return torch.randn(count, layer.spec.hidden, generator=torch.Generator().manual_seed(count))
 
 
 def moved_bytes(handle: Handle, arch: Arch, result: Result) -> int:

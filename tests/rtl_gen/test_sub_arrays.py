@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator
 
 import pytest
-import torch
 
 from boards import load_board
 from host.driver import Device
@@ -16,7 +15,7 @@ from moe_hw.fit import arch_of, check
 from moe_hw.layer import MoELayer, random_layer
 from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec, SharedSpec
 from moe_hw.twins.layer import golden
-from tests.host.support import assert_equal
+from tests.host.support import assert_equal, tokens
 
 CHANNELS = 4
 SIZES = {
@@ -47,10 +46,6 @@ def device() -> Iterator[Device]:
 def simulated(device: Device) -> SimTransport:
     assert isinstance(device.transport, SimTransport)
     return device.transport
-
-
-def tokens(layer: MoELayer, count: int) -> torch.Tensor:
-    return torch.randn(count, layer.spec.hidden, generator=torch.Generator().manual_seed(count))
 
 
 @pytest.mark.parametrize(("layer", "weight_format"), LAYERS)
