@@ -249,7 +249,8 @@ async def no_bubble(dut):
 async def the_next_planes_are_loaded(dut):
     """Before there is a job, and after one: the first vector of a job follows its arrival by a cycle."""
     await begin(dut)
-    around = await run_jobs(dut, random_jobs(3, groups=1), pauses=(80,))
+    longest = 8 * LAYER["hidden_blocks"] * bench_arch().slots  # a job for the router: four passes of two halves
+    around = await run_jobs(dut, random_jobs(3, groups=1), pauses=(longest + LATENCY + 16,))
     swaps = sum(command["swap"] for command in around.history)
     assert around.pops == PLANES_PER_PASS * (swaps + 1)
     for cycle in around.accepted:
