@@ -22,6 +22,9 @@ SEGMENT_ALIGN = 64
 INTERLEAVE = 256
 """Bytes after which the next channel of a memory has its turn: less than an AXI burst, so that one uses several."""
 
+ROUTER_SLOTS = 32
+"""Vectors of one of the router's jobs: so few that most tokens of a batch are routed while others are multiplied."""
+
 ACC_BITS = 48
 """Bits of a scale-accumulator and of a combine word."""
 

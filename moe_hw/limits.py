@@ -140,8 +140,9 @@ class Footprint:
         return tokens * 2 * self.spec.hidden_blocks * SEGMENT_ALIGN
 
     def hidden_bytes(self, tokens: int) -> int:
-        """Bytes of the room for hidden activations, one choice more than there are (see ``rtl_gen/walk.py``)."""
-        return (tokens * self.choices + 1) * self._widest * SEGMENT_ALIGN
+        """Bytes of the room for hidden activations."""
+        blocks = self.spec.router.top_k * self.spec.inter_blocks + self.spec.shared_blocks
+        return tokens * blocks * SEGMENT_ALIGN
 
     def output_bytes(self, tokens: int) -> int:
         """Bytes of the outputs."""

@@ -128,7 +128,8 @@ class Accelerator(wiring.Component):
         # ---- one layer and one start for all ----
         for block in (scheduler, sequencer, router, post, hidden_writer, combine, output):
             m.d.comb += block.layer.eq(command.layer)
-        for start in (scheduler.start, loader.clear, sub_arrays.clear, combine.clear, output.restart, writer.clear):
+        starts = (scheduler.start, loader.clear, sub_arrays.clear, hidden_writer.restart, combine.clear, output.restart)
+        for start in (*starts, writer.clear):
             m.d.comb += start.eq(command.compute)
 
         # ---- jobs: their weights and their vectors ----

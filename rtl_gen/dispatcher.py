@@ -17,7 +17,6 @@ from rtl_gen.types import (
     fetch_layout,
     job_layout,
     layer_layout,
-    longest_hidden,
     place_bits,
     slot_layout,
     token_bits,
@@ -31,7 +30,11 @@ OUTSTANDING = 15
 class Dispatcher(wiring.Component):
     """Turns the walk's works into jobs. While the array works on one, the vectors of the next are loaded.
 
-    Latency and throughput: five cycles a slot, then as long as the vectors take.
+    The inputs of a job are fetched slot by slot. Hidden activations lie together, in the order of the jobs that made
+    them, which is that of the jobs that use them.
+
+    Latency and throughput: five cycles a slot, or five and two a slot for hidden activations; then as long as the
+    vectors take.
 
     Parameters
     ----------
@@ -114,13 +117,12 @@ class Dispatcher(wiring.Component):
         index = Signal.like(self.slot.index)
         last = index == job.slots - 1
         stride = Signal(11)
-        hidden_stride = Signal(11)
         product = Signal(address_bits(arch))
-        number = Signal(max(place_bits(arch), token_bits(arch)))
+        number = Signal(max(len(token), len(job.slots)))
+        hidden = Signal(address_bits(arch))  # where the next job's hidden activations lie
         m.d.sync += [
             choices.eq(layer.top_k + (layer.shared_blocks != 0)),
-            hidden_stride.eq(longest_hidden(layer)),
-            stride.eq(Mux(down, hidden_stride, layer.hidden_blocks << 1)),
+            stride.eq(Mux(down, fetch.blocks, layer.hidden_blocks << 1)),
             product.eq(number * stride),
         ]
         m.submodules.slots = slots = Memory(shape=slot_layout(arch), depth=2 * arch.slots, init=[])
@@ -136,15 +138,17 @@ class Dispatcher(wiring.Component):
             this_token.eq(Mux(by_token, token, self.entry.token)),
             write.addr.eq(slot_address(job.half, index)),
             write.data.token.eq(this_token),
-            write.data.place.eq(self.place),
+            write.data.unused.eq(unused),
             write.data.weight.eq(self.entry.weight),
             fetch.blocks.eq(
                 Mux(down, Mux(job.shared, layer.shared_blocks, layer.inter_blocks), layer.hidden_blocks)
             ),
             fetch.router.eq(job.kind == Kind.ROUTER),
+            fetch.lines.eq(Mux(down, product, Mux(fetch.router, layer.hidden_blocks << 1, layer.hidden_blocks))),
+            fetch.hidden.eq(down),
             fetch.half.eq(job.half),
-            fetch.slot.eq(index),
-            fetch.last.eq(last),
+            fetch.slot.eq(Mux(down, job.slots - 1, index)),
+            fetch.last.eq(down | last),
         ]
         arrived = Signal()
         with m.If(self.loaded):
@@ -161,11 +165,13 @@ class Dispatcher(wiring.Component):
                             self.works.ready.eq(begin),
                         ]
                     with m.Case(Step.BARRIER):
+                        m.d.sync += hidden.eq(self.hidden_address)
                         m.d.comb += [
                             self.loading.eq(1),
                             self.works.ready.eq((outstanding == 0) & self.written),
                         ]
                     with m.Case(Step.STORE):
+                        m.d.sync += hidden.eq(self.hidden_address)
                         m.d.comb += self.store.eq(outstanding == 0)
                         with m.If(self.store):
                             m.next = "STORE"
@@ -177,11 +183,17 @@ class Dispatcher(wiring.Component):
                         job.slots.eq(work.slots),
                         job.groups.eq(work.groups),
                         unused.eq(work.unused),
+                        number.eq(work.slots),
                     ]
                     with m.If(work.fresh):
                         m.d.sync += [token.eq(0), self.place.eq(Mux(work.shared, layer.top_k, work.head))]
                     m.next = "READ"
+                    with m.If(work.kind == Kind.DOWN):
+                        m.next = "STRIDE"
 
+            with m.State("STRIDE"):
+                m.d.comb += self.loading.eq(1)
+                m.next = "PRODUCT"
             with m.State("READ"):
                 m.d.comb += self.loading.eq(1)
                 m.next = "ENTRY"
@@ -189,25 +201,33 @@ class Dispatcher(wiring.Component):
                 m.d.comb += [self.loading.eq(1), write.en.eq(1)]
                 m.d.sync += [
                     fetch.token.eq(this_token),
-                    number.eq(Mux(down, self.place, this_token)),
+                    number.eq(this_token),
                     token.eq(token + 1),
                     self.place.eq(Mux(by_token, self.place + choices, self.next)),
                 ]
                 m.next = "PRODUCT"
+                with m.If(down):
+                    m.d.sync += index.eq(index + 1)
+                    m.next = "READ"
+                    with m.If(last):
+                        m.next = "WAIT"
             with m.State("PRODUCT"):
                 m.d.comb += self.loading.eq(1)
                 m.next = "ADDRESS"
             with m.State("ADDRESS"):
                 m.d.comb += self.loading.eq(1)
-                m.d.sync += fetch.address.eq(Mux(down, self.hidden_address, self.input_address) + product)
+                m.d.sync += fetch.address.eq(Mux(down, hidden, self.input_address + product))
                 m.next = "FETCH"
             with m.State("FETCH"):
                 m.d.comb += [self.loading.eq(1), self.fetches.valid.eq(1)]
                 with m.If(self.fetches.ready):
-                    m.d.sync += index.eq(index + 1)
                     m.next = "READ"
-                    with m.If(last):
-                        m.next = "WAIT"
+                    with m.If(down):
+                        m.d.sync += hidden.eq(hidden + product)
+                    with m.Else():
+                        m.d.sync += index.eq(index + 1)
+                        with m.If(last):
+                            m.next = "WAIT"
             with m.State("WAIT"):
                 m.d.comb += self.loading.eq(1)
                 with m.If(arrived | self.loaded):

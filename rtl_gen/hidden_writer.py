@@ -8,26 +8,38 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from moe_hw.arch import ROWS, SEGMENT_ALIGN, Arch
+from moe_hw.arch import SEGMENT_ALIGN, Arch
 from rtl_gen.bus import range_layout
-from rtl_gen.types import address_bits, hidden_block_layout, layer_layout, longest_hidden
+from rtl_gen.types import address_bits, hidden_block_layout, layer_layout
 
 VALUE_BITS = 16
 """Bits of an exponent in memory."""
 
-LINES = 4
-"""Lines that can wait for the writer: so many that it always has the next one's address."""
+LONGEST_RUN = 16
+"""Lines of the longest run: 1024 bytes."""
+
+RUNS = 4
+"""Runs that can wait for the writer."""
 
 
-def line_layout() -> data.StructLayout:
-    """What is not zero of a line; ``padding`` marks a block that is not written, ``last`` the last of a job."""
-    return data.StructLayout({"text": 8 * ROWS + VALUE_BITS, "padding": 1, "last": 1})
+def lines_of_run(arch: Arch) -> int:
+    """Lines of a full run: one burst of the writer."""
+    return min(LONGEST_RUN, max(1, arch.burst_bytes // SEGMENT_ALIGN))
+
+
+def run_layout(arch: Arch) -> data.StructLayout:
+    """A run of ``lines`` lines from ``address``; ``last`` marks a job's last one, which may have no lines."""
+    return data.StructLayout({"address": address_bits(arch), "lines": range(lines_of_run(arch) + 1), "last": 1})
 
 
 class HiddenWriter(wiring.Component):
-    """Makes a line of 64 bytes of each block; blocks of padding are dropped.
+    """Makes a line of 64 bytes of each block, one after the other; blocks of padding and of unused jobs are dropped.
 
-    Latency: five cycles to the range; throughput: ``16 / lanes`` cycles a block, at least four.
+    Lines are collected into runs and written as one burst: a memory that turns around from reading to writing for each
+    line would lose more time with it than with the line. A run ends where a burst has to, and with a job.
+
+    Latency: three cycles from the last block of a run to its range; throughput: ``16 / lanes`` cycles a block, at least
+    two.
 
     Parameters
     ----------
@@ -38,11 +50,13 @@ class HiddenWriter(wiring.Component):
     -------
     layer : In(layer_layout()), address : In
         The layer at work, and where its hidden activations go (units of 64 bytes).
+    restart : In(1)
+        Pulse: the next block is the first at ``address``.
     blocks : In(stream of hidden_block_layout(arch))
     ranges : Out(stream of range_layout(arch)), values : Out(stream of 32 x lanes bits)
         For the writer.
     job_done : Out(1)
-        Pulse: the last block of a job has been handed to the writer.
+        Pulse: the last range of a job has been handed to the writer.
     """
 
     def __init__(self, arch: Arch):
@@ -51,6 +65,7 @@ class HiddenWriter(wiring.Component):
             {
                 "layer": In(layer_layout()),
                 "address": In(address_bits(arch)),
+                "restart": In(1),
                 "blocks": In(stream.Signature(hidden_block_layout(arch))),
                 "ranges": Out(stream.Signature(range_layout(arch))),
                 "values": Out(stream.Signature(32 * arch.lanes)),
@@ -62,59 +77,60 @@ class HiddenWriter(wiring.Component):
         m = Module()
         arch = self.arch
         layer = self.layer
-        steps = SEGMENT_ALIGN // 4 // arch.lanes
+        longest = lines_of_run(arch)
         block = Signal(hidden_block_layout(arch))
-        padding = Signal()
-        stride = Signal(10)
-        product = Signal(address_bits(arch))
-        address = Signal(address_bits(arch))
         exponent = Cat(block.exponent, block.exponent[-1].replicate(VALUE_BITS - len(block.exponent)))
-        m.d.sync += [
-            stride.eq(longest_hidden(layer)),
-            product.eq(block.place * stride),
-            padding.eq(block.block >= Mux(block.shared, layer.shared_blocks, layer.inter_blocks)),
-            address.eq(self.address + product + block.block),
-        ]
+        text = Cat(block.mantissas.as_value(), exponent)
 
-        # ---- addresses and lines wait for the writer, each in its own queue ----
-        m.submodules.addresses = addresses = SyncFIFOBuffered(width=len(address), depth=LINES)
-        m.submodules.lines = lines = SyncFIFOBuffered(width=line_layout().size, depth=LINES)
-        room = addresses.w_rdy & lines.w_rdy
-        queued = data.View(line_layout(), lines.w_data)
+        # ---- lines wait until their run is complete, and runs for the writer ----
+        m.submodules.lines = lines = SyncFIFOBuffered(width=len(text), depth=2 * longest)
+        m.submodules.runs = runs = SyncFIFOBuffered(width=run_layout(arch).size, depth=RUNS)
+        run = data.View(run_layout(arch), runs.w_data)
+        address = Signal(address_bits(arch))  # of the next line
+        first = Signal(address_bits(arch))  # line of the run
+        count = Signal.like(run.lines)
+        kept, end_of_run = Signal(), Signal()
+        following = address + kept
+        room = lines.w_rdy & runs.w_rdy
         m.d.comb += [
-            addresses.w_data.eq(address),
-            queued.text.eq(Cat(block.mantissas.as_value(), exponent)),
-            queued.padding.eq(padding),
-            queued.last.eq(block.last),
+            kept.eq(~block.unused & (block.block < Mux(block.shared, layer.shared_blocks, layer.inter_blocks))),
+            end_of_run.eq(block.last | (kept & (following & (longest - 1) == 0))),
+            lines.w_data.eq(text),
+            run.address.eq(first),
+            run.lines.eq(count + kept),
+            run.last.eq(block.last),
         ]
         with m.FSM():
             with m.State("TAKE"):
                 m.d.comb += self.blocks.ready.eq(1)
                 m.d.sync += block.eq(self.blocks.payload)
                 with m.If(self.blocks.valid):
-                    m.next = "PRODUCT"
-            with m.State("PRODUCT"):
-                m.next = "ADDRESS"
-            with m.State("ADDRESS"):
-                m.next = "QUEUE"
+                    m.next = "QUEUE"
             with m.State("QUEUE"):
-                m.d.comb += [lines.w_en.eq(room), addresses.w_en.eq(room & ~padding)]
+                m.d.comb += [lines.w_en.eq(room & kept), runs.w_en.eq(room & end_of_run)]
                 with m.If(room):
+                    m.d.sync += [address.eq(following), count.eq(run.lines)]
+                    with m.If(end_of_run):
+                        m.d.sync += [first.eq(following), count.eq(0)]
                     m.next = "TAKE"
+        with m.If(self.restart):
+            m.d.sync += [address.eq(self.address), first.eq(self.address)]
 
         # ---- to the writer ----
-        line = data.View(line_layout(), lines.r_data)
+        steps = SEGMENT_ALIGN // 4 // arch.lanes
+        oldest = data.View(run_layout(arch), runs.r_data)
         step = Signal(range(steps))
+        last_step = step == steps - 1
         with m.If(self.values.valid & self.values.ready):
-            m.d.sync += step.eq(Mux(step == steps - 1, 0, step + 1))
+            m.d.sync += step.eq(Mux(last_step, 0, step + 1))
         m.d.comb += [
-            self.ranges.payload.address.eq(addresses.r_data),
-            self.ranges.payload.words.eq(SEGMENT_ALIGN * 8 >> exact_log2(arch.data_bits)),
-            self.ranges.valid.eq(addresses.r_rdy),
-            addresses.r_en.eq(self.ranges.ready),
-            self.values.payload.eq(Cat(line.text, Const(0, 8 * SEGMENT_ALIGN)).word_select(step, 32 * arch.lanes)),
-            self.values.valid.eq(lines.r_rdy & ~line.padding),
-            lines.r_en.eq(line.padding | (self.values.ready & (step == steps - 1))),
-            self.job_done.eq(lines.r_rdy & lines.r_en & line.last),
+            self.ranges.payload.address.eq(oldest.address),
+            self.ranges.payload.words.eq(oldest.lines << exact_log2(SEGMENT_ALIGN * 8 // arch.data_bits)),
+            self.ranges.valid.eq(runs.r_rdy),
+            runs.r_en.eq(self.ranges.ready),
+            self.job_done.eq(self.ranges.valid & self.ranges.ready & oldest.last),
+            self.values.payload.eq(Cat(lines.r_data, Const(0, 8 * SEGMENT_ALIGN)).word_select(step, 32 * arch.lanes)),
+            self.values.valid.eq(lines.r_rdy),
+            lines.r_en.eq(self.values.ready & last_step),
         ]
         return m

@@ -1,4 +1,4 @@
-"""Gathers the vectors of a job from memory: inputs by token, hidden activations by place."""
+"""Gathers the vectors of a job from memory: inputs by token, hidden activations job by job."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from rtl_gen.bus import burst_layout, word_layout
 from rtl_gen.types import fetch_layout, slot_bits, token_bits
 
 FETCHES = 16
-"""Vectors that can be on their way."""
+"""Fetches that can be on their way."""
 
 
 def line_layout(arch: Arch) -> data.StructLayout:
     """A block of a vector: its mantissas and exponent.
 
-    ``first`` is the first block of a job, ``start`` that of a vector, ``peak`` the last that counts for the vector's
-    exponent, ``last`` the job's last block. ``router`` marks the lines of tokens, as the router gets them.
+    ``place`` is its place among the job's vectors, which lie one after the other. ``start`` is the first block of a
+    vector, ``last`` the last line of a job; ``counts`` marks those that count for the vector's exponent, ``router`` the
+    lines of tokens, as the router gets them.
     """
     return data.StructLayout(
         {
@@ -29,11 +30,11 @@ def line_layout(arch: Arch) -> data.StructLayout:
             "exponent": signed(EXP_BITS),
             "half": 1,
             "slot": slot_bits(arch),
+            "place": range(arch.vector_blocks // 2),
             "token": token_bits(arch),
             "router": 1,
-            "first": 1,
             "start": 1,
-            "peak": 1,
+            "counts": 1,
             "last": 1,
         }
     )
@@ -86,12 +87,11 @@ class Loader(wiring.Component):
         layout = fetch_layout(arch)
         m.submodules.queue = queue = SyncFIFOBuffered(width=Shape.cast(layout).width, depth=FETCHES)
         wanted = self.fetches.payload
-        lines = Mux(wanted.router, wanted.blocks << 1, wanted.blocks)
         m.d.comb += [
             self.fetches.ready.eq(cutter.ranges.ready & queue.w_rdy),
             cutter.ranges.valid.eq(self.fetches.valid & queue.w_rdy),
             cutter.ranges.payload.address.eq(wanted.address),
-            cutter.ranges.payload.words.eq(lines << ceil_log2(per_line)),
+            cutter.ranges.payload.words.eq(wanted.lines << ceil_log2(per_line)),
             queue.w_en.eq(self.fetches.valid & self.fetches.ready),
             queue.w_data.eq(wanted),
         ]
@@ -99,15 +99,14 @@ class Loader(wiring.Component):
         # ---- words become lines ----
         fetch = data.View(layout, queue.r_data)
         word_index = Signal(range(per_line))
-        line_index = Signal(11)
         text = Signal(SEGMENT_ALIGN * 8)
         end_of_line = word_index == per_line - 1
-        last_line = line_index == Mux(fetch.router, fetch.blocks << 1, fetch.blocks) - 1
         taken = Signal()
+        end_of_fetch = Signal()
         m.d.comb += [
             self.words.ready.eq(queue.r_rdy),
             taken.eq(self.words.valid & queue.r_rdy),
-            queue.r_en.eq(taken & end_of_line & last_line),
+            queue.r_en.eq(taken & end_of_line & end_of_fetch),
             self.line.mantissas.as_value().eq(text[: ROWS * 8]),
             self.line.exponent.eq(text[ROWS * 8 :][:EXP_BITS].as_signed()),
         ]
@@ -117,18 +116,41 @@ class Loader(wiring.Component):
                 text.word_select(word_index, arch.data_bits).eq(self.words.payload.data),
                 word_index.eq(Mux(end_of_line, 0, word_index + 1)),
             ]
+
+        # ---- where a line belongs ----
+        block, place = Signal(11), Signal.like(self.line.place)
+        # Hidden activations lie in the order in which they were made: column group by column group, and in each slot
+        # by slot.
+        span = max(1, arch.columns // 2 // ROWS)  # blocks of a slot that a column group makes
+        slot, first_block, first_place = Signal.like(fetch.slot), Signal.like(block), Signal.like(place)
+        last_block = block == fetch.blocks - 1
+        end_of_span = last_block | (block & (span - 1) == span - 1)
+        last_slot = slot == fetch.slot
+        m.d.comb += end_of_fetch.eq(Mux(fetch.hidden, last_block & last_slot, block == fetch.lines - 1))
         with m.If(taken & end_of_line):
             m.d.sync += [
-                line_index.eq(Mux(last_line, 0, line_index + 1)),
+                block.eq(block + 1),
+                place.eq(place + 1),
                 self.line.half.eq(fetch.half),
-                self.line.slot.eq(fetch.slot),
+                self.line.slot.eq(Mux(fetch.hidden, slot, fetch.slot)),
+                self.line.place.eq(place),
                 self.line.token.eq(fetch.token),
                 self.line.router.eq(fetch.router),
-                self.line.first.eq((fetch.slot == 0) & (line_index == 0)),
-                self.line.start.eq(line_index == 0),
-                self.line.peak.eq(line_index == fetch.blocks - 1),
-                self.line.last.eq(fetch.last & last_line),
+                self.line.start.eq(block == 0),
+                self.line.counts.eq(block < fetch.blocks),
+                self.line.last.eq(fetch.last & end_of_fetch),
             ]
+            with m.If(fetch.hidden & end_of_span):
+                with m.If(last_slot):
+                    m.d.sync += [slot.eq(0), first_block.eq(block + 1), first_place.eq(block + 1), place.eq(block + 1)]
+                with m.Else():
+                    following = first_place + fetch.blocks
+                    m.d.sync += [slot.eq(slot + 1), first_place.eq(following), place.eq(following)]
+                    m.d.sync += block.eq(first_block)
+            with m.If(end_of_fetch):
+                m.d.sync += [block.eq(0), first_block.eq(0), first_place.eq(0), slot.eq(0)]
+                with m.If(fetch.last):
+                    m.d.sync += place.eq(0)
         with m.If(self.clear):
             m.d.sync += self.error.eq(0)
         with m.Elif(taken & self.words.payload.error):

@@ -70,7 +70,7 @@ class Post(wiring.Component):
                 m.d.comb += [
                     self.values.valid.eq(p.valid),
                     out.slot.eq(p.slot),
-                    out.place.eq(p.place),
+                    out.unused.eq(p.unused),
                     out.shared.eq(p.shared),
                     out.neuron.eq(p.neuron),
                     out.last.eq(p.last),
@@ -102,7 +102,7 @@ class Post(wiring.Component):
             if lane == 0:
                 which = {
                     "slot": word.slot,
-                    "place": word.of.place,
+                    "unused": word.of.unused,
                     "shared": word.shared,
                     "neuron": Cat(Const(0, exact_log2(lanes)), step, word.group)[:16],
                     "last": word.last & last_step,

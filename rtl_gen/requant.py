@@ -11,7 +11,7 @@ from amaranth.utils import exact_log2
 
 from moe_hw.arch import EXP_BITS, EXP_MIN, EXP_ZERO, ROWS, Arch
 from rtl_gen.arith import Pipeline, round_halves, shift_halves
-from rtl_gen.types import hidden_block_layout, hidden_value_layout, hidden_values_layout, place_bits, slot_bits
+from rtl_gen.types import hidden_block_layout, hidden_value_layout, hidden_values_layout, slot_bits
 
 SHORTER = 9
 """Bits that the magnitude of an int8 mantissa is shorter than a 16-bit one."""
@@ -25,7 +25,7 @@ def complete_layout(arch: Arch) -> data.StructLayout:
     return data.StructLayout(
         {
             "slot": slot_bits(arch),
-            "place": place_bits(arch),
+            "unused": 1,
             "shared": 1,
             "block": 11,
             "exponent": signed(EXP_BITS),
@@ -116,7 +116,7 @@ class Requant(wiring.Component):
         m.d.comb += [
             complete.w_en.eq(go & (place == self._steps - 1)),
             entry.slot.eq(value.slot),
-            entry.place.eq(value.place),
+            entry.unused.eq(value.unused),
             entry.shared.eq(value.shared),
             entry.block.eq(block),
             entry.exponent.eq(after.data),
@@ -149,7 +149,7 @@ class Requant(wiring.Component):
             p = Pipeline(m, complete.r_rdy, enable)
             which = {}
             if lane == 0:
-                which = {"place": entry.place, "shared": entry.shared, "block": entry.block, "last": entry.last}
+                which = {"unused": entry.unused, "shared": entry.shared, "block": entry.block, "last": entry.last}
                 which["complete"] = last_place
             p.stage(largest=entry.exponent, **which)
             value = read.data[lane]
@@ -174,7 +174,7 @@ class Requant(wiring.Component):
         with m.If(enable & p.valid):
             m.d.sync += [
                 block.mantissas.eq(Cat(block.mantissas.as_value()[8 * len(lanes) :], *mantissas)),
-                block.place.eq(p.place),
+                block.unused.eq(p.unused),
                 block.shared.eq(p.shared),
                 block.block.eq(p.block),
                 block.exponent.eq(Mux(p.largest == EXP_MIN, EXP_ZERO, p.largest + SHORTER)),

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, signed
-from amaranth.lib import stream, wiring
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from moe_hw.arch import ACC_BITS, EXP_BITS, Arch
 from rtl_gen.exponential import ARGUMENT_BITS, ARGUMENT_UNIT, Exponential
 from rtl_gen.logit_memory import LogitMemory
 from rtl_gen.softmax import Softmax
 from rtl_gen.topk import TopK
-from rtl_gen.types import expert_bits, layer_layout, result_layout, route_layout, router_groups, slot_bits
+from rtl_gen.types import (
+    expert_bits,
+    layer_layout,
+    result_layout,
+    route_layout,
+    router_groups,
+    slot_bits,
+    token_bits,
+)
+
+TOKENS = 2
+"""Tokens that can be weighed at once."""
+
+
+def token_layout(arch: Arch) -> data.StructLayout:
+    """What is known of a token that is weighed; ``last`` of its batch or of its job."""
+    return data.StructLayout({"token": token_bits(arch), "last": 1, "last_of_job": 1})
 
 
 class Router(wiring.Component):
@@ -21,9 +39,12 @@ class Router(wiring.Component):
     Results are stored, one word a cycle, until the one marked ``last``; then no more are taken until the job is
     routed.
 
-    Latency and throughput: a token takes a cycle for each logit and about 10 more, and then about 8 for each choice and
-    50 more, and another 50 for a gated shared expert. The second part overlaps the first of the next token,
-    unless the softmax is over all experts: then it takes another cycle for each logit.
+    Three steps, each of another token, or of the same again: a **scan** of the logits finds the choices; their
+    exponentials are **weighed**, after another scan if the softmax is over all experts; the routes are **emitted**.
+
+    Latency and throughput: a scan takes a cycle for each logit and about 10 more, the exponentials one for each choice
+    and 20 more, twice that with a gated shared expert. Routes take 8 cycles each and about 30 more, and 30 for a gate.
+    The first scan and the exponentials of the next token overlap the routes, and a softmax over the choices the scan.
 
     Parameters
     ----------
@@ -78,53 +99,27 @@ class Router(wiring.Component):
             exponent_a.eq(memory.base_exponent + layer.router_exponent),
             shift.eq(Mux(distance < 0, 0, Mux(distance > 127, 127, distance))),
         ]
-        # What the weights of a token need, while the next one is scanned.
-        weighing = Signal()
-        token = Signal.like(self.routes.payload.token)
-        last_token, last_of_job = Signal(), Signal()
-        last_logit = Signal(signed(ACC_BITS))
+
+        # The tokens that are weighed: the one whose exponentials are added up, and the one before, whose routes leave.
+        m.submodules.tokens = tokens = SyncFIFOBuffered(width=token_layout(arch).size, depth=TOKENS)
+        newest, oldest = data.View(token_layout(arch), tokens.w_data), data.View(token_layout(arch), tokens.r_data)
+        entry_bits = ceil_log2(arch.max_top_k)
+        m.submodules.chosen = chosen = Memory(shape=expert_bits(arch), depth=TOKENS << entry_bits, init=[])
+        chosen_write, chosen_read = chosen.write_port(), chosen.read_port()
         m.d.comb += [
             memory.slot.eq(slot),
             memory.tokens.eq(layer.tokens),
             topk.entry.key.eq(memory.o_logit),
             topk.entry.index.eq(memory.o_row),
-            self.busy.eq(memory.full | weighing),
+            newest.token.eq(memory.first_token + slot),
+            newest.last.eq(last_slot & memory.last_job),
+            newest.last_of_job.eq(last_slot),
+            self.busy.eq(memory.full | (tokens.level != 0)),
         ]
 
-        # The choices of a token; or, when `shared`, the one entry of the shared expert.
-        shared = Signal()
-        entry = Signal(range(arch.max_top_k))
-        entries = Signal(range(arch.max_top_k + 1))
-        last_entry = entry == entries - 1
-        largest = Signal(signed(ACC_BITS))
-        gate = Signal(signed(ACC_BITS))
-        m.submodules.chosen = chosen = Memory(shape=expert_bits(arch), depth=arch.max_top_k, init=[])
-        chosen_write, chosen_read = chosen.write_port(), chosen.read_port()
-        m.d.comb += [
-            chosen_write.addr.eq(entry),
-            chosen_write.data.eq(topk.front.index),
-            chosen_read.addr.eq(entry),
-            softmax.count.eq(entries),
-            softmax.terms_follow.eq(~shared & ~layer.normalise),
-            softmax.sigmoid.eq(shared),
-            softmax.positive.eq(~gate[-1]),
-            softmax.valid.eq(exponential.o_valid),
-            softmax.last.eq(exponential.o_last),
-            softmax.term.eq(exponential.o),
-        ]
-
-        route = self.routes.payload
-        weight = softmax.weights.payload
-        one = shared & ~layer.shared_gate  # a shared expert without a gate
-        m.d.comb += [
-            route.token.eq(token),
-            route.expert.eq(Mux(shared, layer.experts, chosen_read.data)),
-            route.weight.mantissa.eq(Mux(one, 1 << 15, weight.mantissa)),
-            route.weight.exponent.eq(Mux(one, -15, weight.exponent)),
-            route.last.eq(last_entry & (shared | (layer.shared_blocks == 0)) & last_token),
-        ]
-
-        scanned, taken = Signal(), Signal()
+        # ---- scan: the choices of a token ----
+        last_logit = Signal(signed(ACC_BITS))
+        scanned, taken, scanned_again = Signal(), Signal(), Signal()
         with m.FSM():
             with m.State("STORE"):
                 m.d.sync += slot.eq(0)
@@ -148,29 +143,40 @@ class Router(wiring.Component):
                     m.next = "ADVANCE"
 
             # A softmax over all experts scans this token again.
-            with m.State("ADVANCE"), m.If(layer.normalise | ~weighing):
+            with m.State("ADVANCE"), m.If(layer.normalise | scanned_again):
                 m.d.sync += slot.eq(slot + 1)
                 m.next = "START"
                 with m.If(last_slot):
                     m.d.comb += memory.release.eq(1)
                     m.next = "STORE"
 
+        # ---- weigh: the exponentials of the choices, of all experts, of a shared expert's gate ----
+        bank = Signal()
+        entry = Signal(range(arch.max_top_k))
+        last_entry = entry == layer.top_k - 1
+        largest = Signal(signed(ACC_BITS))
+        gate = Signal(signed(ACC_BITS))
+        m.d.comb += [
+            chosen_write.addr.eq(Cat(entry[:entry_bits], bank)),
+            chosen_write.data.eq(topk.front.index),
+            softmax.count.eq(layer.top_k),
+            softmax.terms_follow.eq(~layer.normalise),
+            softmax.positive.eq(~gate[-1]),
+            softmax.valid.eq(exponential.o_valid),
+            softmax.last.eq(exponential.o_last),
+            softmax.term.eq(exponential.o),
+        ]
         with m.FSM():
-            with m.State("WAIT"):
+            with m.State("WAIT"), m.If(scanned & softmax.ready & tokens.w_rdy):
+                m.d.comb += [softmax.start.eq(1), tokens.w_en.eq(1)]
                 m.d.sync += [
                     largest.eq(topk.front.key),
                     gate.eq(last_logit),
                     exponential.shift.eq(shift),
-                    token.eq(memory.first_token + slot),
-                    last_token.eq(last_slot & memory.last_job),
-                    last_of_job.eq(last_slot),
-                    entry.eq(0),
-                    entries.eq(layer.top_k),
+                    scanned_again.eq(0),
+                    memory.rows.eq(layer.experts),
                 ]
-                with m.If(scanned):
-                    m.d.comb += softmax.start.eq(1)
-                    m.d.sync += [weighing.eq(1), memory.rows.eq(layer.experts)]
-                    m.next = "CHOICES"
+                m.next = "CHOICES"
 
             with m.State("CHOICES"):
                 m.d.comb += [
@@ -184,36 +190,75 @@ class Router(wiring.Component):
                 m.d.sync += entry.eq(entry + 1)
                 with m.If(last_entry):
                     m.d.comb += [taken.eq(1), memory.start.eq(~layer.normalise)]
-                    m.d.sync += entry.eq(0)
-                    m.next = "EMIT"
+                    m.d.sync += [entry.eq(0), bank.eq(~bank)]
+                    m.next = "ALL"
+                    with m.If(layer.normalise):
+                        m.next = "SHARED"
+
+            with m.State("ALL"):
+                m.d.comb += [
+                    exponential.valid.eq(memory.o_valid),
+                    exponential.last.eq(memory.o_last),
+                    exponential.minuend.eq(largest),
+                    exponential.subtrahend.eq(memory.o_logit),
+                ]
+                with m.If(memory.o_valid & memory.o_last):
+                    m.d.sync += scanned_again.eq(1)
+                    m.next = "SHARED"
+
+            with m.State("SHARED"):
+                with m.If(~layer.shared_gate):
+                    m.next = "WAIT"
+                with m.Elif(softmax.ready):
+                    m.next = "GATE"
 
             with m.State("GATE"):
-                m.d.comb += [softmax.start.eq(1), exponential.valid.eq(1), exponential.last.eq(1)]
+                m.d.comb += [
+                    softmax.start.eq(1),
+                    softmax.sigmoid.eq(1),
+                    softmax.count.eq(1),
+                    softmax.terms_follow.eq(0),
+                    exponential.valid.eq(1),
+                    exponential.last.eq(1),
+                ]
                 with m.If(gate < 0):
                     m.d.comb += exponential.subtrahend.eq(gate)
                 with m.Else():
                     m.d.comb += exponential.minuend.eq(gate)
-                m.next = "EMIT"
+                m.next = "WAIT"
 
+        # ---- emit: a route for each choice, and for the shared expert ----
+        emitted = Signal.like(entry)
+        emitting = Signal()  # the bank of the oldest token
+        shared = Signal()
+        end_of_choices = emitted == layer.top_k - 1
+        has_shared = layer.shared_blocks != 0
+        end_of_token = shared | (end_of_choices & ~has_shared)
+        one = shared & ~layer.shared_gate  # a shared expert without a gate
+        route = self.routes.payload
+        weight = softmax.weights.payload
+        m.d.comb += [
+            chosen_read.addr.eq(Cat(emitted[:entry_bits], emitting)),
+            route.token.eq(oldest.token),
+            route.expert.eq(Mux(shared, layer.experts, chosen_read.data)),
+            route.weight.mantissa.eq(Mux(one, 1 << 15, weight.mantissa)),
+            route.weight.exponent.eq(Mux(one, -15, weight.exponent)),
+            route.last.eq(end_of_token & oldest.last),
+        ]
+        with m.FSM():
+            with m.State("READ"), m.If(tokens.r_rdy):
+                m.next = "EMIT"
             with m.State("EMIT"):
-                # Over all experts: their logits are scanned again. Otherwise those of the next token may be.
                 m.d.comb += [
-                    exponential.valid.eq(memory.o_valid & ~layer.normalise),
-                    exponential.last.eq(memory.o_last),
-                    exponential.minuend.eq(largest),
-                    exponential.subtrahend.eq(memory.o_logit),
                     self.routes.valid.eq(softmax.weights.valid | one),
-                    softmax.weights.ready.eq(self.routes.ready),
+                    softmax.weights.ready.eq(self.routes.ready & ~one),
                 ]
                 with m.If(self.routes.valid & self.routes.ready):
-                    with m.If(~last_entry):
-                        m.d.sync += entry.eq(entry + 1)
-                    with m.Elif(~shared & (layer.shared_blocks != 0)):
-                        m.d.sync += [shared.eq(1), entry.eq(0), entries.eq(1)]
-                        with m.If(layer.shared_gate):
-                            m.next = "GATE"
-                    with m.Else():
-                        m.d.comb += self.job_done.eq(last_of_job)
-                        m.d.sync += [shared.eq(0), weighing.eq(0)]
-                        m.next = "WAIT"
+                    m.d.sync += [emitted.eq(emitted + 1), shared.eq(end_of_choices & has_shared)]
+                    with m.If(end_of_choices | shared):
+                        m.d.sync += emitted.eq(0)
+                    with m.If(end_of_token):
+                        m.d.comb += [tokens.r_en.eq(1), self.job_done.eq(oldest.last_of_job)]
+                        m.d.sync += [emitting.eq(~emitting), shared.eq(0)]
+                    m.next = "READ"
         return m

@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for
+from amaranth.utils import bits_for, ceil_log2
 
 from moe_hw.arch import EXP_BITS, Arch
 from rtl_gen.exponential import FRACTION_ONE, ONE, exponential_layout
@@ -28,11 +28,11 @@ def numerator_layout() -> data.StructLayout:
 
 
 class Softmax(wiring.Component):
-    """Adds up exponentials, then divides the first ones, the numerators, by the sum.
+    """Adds up exponentials, then divides the first ones, the numerators, by the sum, while the next sum adds up.
 
     The sum is normalised and its reciprocal computed bit by bit; a weight is then a product, normalised again.
 
-    Latency: up to 36 cycles from the last term to the first weight, of sums that have exp(0) among their terms;
+    Latency: up to 37 cycles from the last term to the first weight, of sums that have exp(0) among their terms;
     throughput: a term a cycle, a weight every 8 cycles.
 
     Parameters
@@ -42,14 +42,14 @@ class Softmax(wiring.Component):
 
     Members
     -------
-    start : In(1)
-        Pulse before the first term of a sum; when all weights of the sum before have been taken.
+    ready : Out(1), start : In(1)
+        No sum is being added up; a pulse before its first term begins one.
     count : In
-        Numerators of the sum, from 1; held from ``start`` until the last weight.
+        With ``start``: numerators of the sum, from 1.
     terms_follow : In(1)
-        The terms of the sum come after the numerators; otherwise the numerators are the terms. Held likewise.
+        With ``start``: the terms of the sum come after the numerators; otherwise the numerators are the terms.
     sigmoid : In(1), positive : In(1)
-        The sum begins with exp(0), and ``positive`` makes that the numerator too. Held likewise.
+        With ``start``: the sum begins with exp(0), and ``positive`` makes that the numerator too.
     valid, last, term : In
         An exponential in each cycle that is ``valid``; ``last`` marks the last of the sum.
     weights : Out(stream of weight_layout)
@@ -60,6 +60,7 @@ class Softmax(wiring.Component):
         self.arch = arch
         super().__init__(
             {
+                "ready": Out(1, init=1),
                 "start": In(1),
                 "count": In(range(arch.max_top_k + 1)),
                 "terms_follow": In(1),
@@ -75,48 +76,73 @@ class Softmax(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         arch = self.arch
+        total_bits = max(PRODUCT_BITS, bits_for(arch.max_experts * FRACTION_ONE))
+        entry_bits = ceil_log2(arch.max_top_k)
+        m.submodules.numerators = numerators = Memory(shape=numerator_layout(), depth=2 << entry_bits, init=[])
+        numerator_write, numerator_read = numerators.write_port(), numerators.read_port()
+        bank = Signal()  # of the numerators whose sum is being added up; the others are being divided
 
-        # The sum of the fractions, then each product in the upper bits: norm16 shifts it up and rounds it.
-        value_bits = max(PRODUCT_BITS, bits_for(arch.max_experts * FRACTION_ONE))
-        value = Signal(value_bits)
+        # ---- the sum ----
+        total = Signal(total_bits)
+        complete = Signal()
+        kept = Signal(range(arch.max_top_k + 1))
+        last_kept = Signal(range(arch.max_top_k))
+        all_kept = kept > last_kept
+        terms_follow, certain = Signal(), Signal()
+        m.d.comb += [
+            numerator_write.en.eq(self.valid & ~all_kept),
+            numerator_write.addr.eq(Cat(kept[:entry_bits], bank)),
+            numerator_write.data.mantissa.eq(Mux(certain, ONE, self.term.mantissa)),
+            numerator_write.data.halvings.eq(Mux(certain, 0, self.term.halvings)),
+        ]
+        with m.If(self.start):
+            m.d.sync += [
+                self.ready.eq(0),
+                kept.eq(0),
+                last_kept.eq(self.count - 1),
+                terms_follow.eq(self.terms_follow),
+                certain.eq(self.sigmoid & self.positive),
+                total.eq(Mux(self.sigmoid, FRACTION_ONE, 0)),
+            ]
+        with m.If(self.valid):
+            with m.If(~all_kept):
+                m.d.sync += kept.eq(kept + 1)
+            with m.If(~terms_follow | all_kept):
+                m.d.sync += total.eq(total + self.term.fraction)
+            with m.If(self.last):
+                m.d.sync += complete.eq(1)
+
+        # ---- the sum, then each product, in the upper bits of `value`: norm16 shifts it up and rounds it ----
+        value = Signal(total_bits)
         exponent = Signal(signed(EXP_BITS))
         mantissa = Signal(16)
         rounded = Signal(17)
         m.d.comb += rounded.eq(value[-16:] + value[-17])
-
-        m.submodules.numerators = numerators = Memory(shape=numerator_layout(), depth=arch.max_top_k, init=[])
-        numerator_write, numerator_read = numerators.write_port(), numerators.read_port()
-        kept = Signal(range(arch.max_top_k + 1))
-        all_kept = kept == self.count
         entry = Signal(range(arch.max_top_k))
-        certain = self.sigmoid & self.positive
-        m.d.comb += [
-            numerator_write.en.eq(self.valid & ~all_kept),
-            numerator_write.addr.eq(kept),
-            numerator_write.data.mantissa.eq(Mux(certain, ONE, self.term.mantissa)),
-            numerator_write.data.halvings.eq(Mux(certain, 0, self.term.halvings)),
-            numerator_read.addr.eq(entry),
-        ]
-        with m.If(self.valid):
-            with m.If(~all_kept):
-                m.d.sync += kept.eq(kept + 1)
-            with m.If(~self.terms_follow | all_kept):
-                m.d.sync += value.eq(value + self.term.fraction)
-
+        last_entry = Signal.like(entry)
         remainder = Signal(16)
         reciprocal = Signal(RECIPROCAL_BITS)
         step = Signal(range(RECIPROCAL_BITS))
         dividing = Signal()  # the value at hand is the sum
         scale = Signal(signed(EXP_BITS))
         product = Signal(PRODUCT_BITS)
-        m.d.comb += [self.weights.payload.mantissa.eq(mantissa), self.weights.payload.exponent.eq(exponent)]
+        m.d.comb += [
+            numerator_read.addr.eq(Cat(entry[:entry_bits], ~bank)),
+            self.weights.payload.mantissa.eq(mantissa),
+            self.weights.payload.exponent.eq(exponent),
+        ]
 
         with m.FSM():
             with m.State("SUM"):
-                m.d.sync += [entry.eq(0), dividing.eq(1), exponent.eq(value_bits - 16)]
-                with m.If(self.start):
-                    m.d.sync += [kept.eq(0), value.eq(Mux(self.sigmoid, FRACTION_ONE, 0))]
-                with m.If(self.valid & self.last):
+                m.d.sync += [
+                    value.eq(total),
+                    exponent.eq(total_bits - 16),
+                    entry.eq(0),
+                    last_entry.eq(last_kept),
+                    dividing.eq(1),
+                ]
+                with m.If(complete):
+                    m.d.sync += [complete.eq(0), self.ready.eq(1), bank.eq(~bank)]
                     m.next = "NORMALISE"
 
             with m.State("NORMALISE"):
@@ -152,7 +178,7 @@ class Softmax(wiring.Component):
 
             with m.State("ALIGN"):
                 m.d.sync += [
-                    value.eq(product << value_bits - PRODUCT_BITS),
+                    value.eq(product << total_bits - PRODUCT_BITS),
                     exponent.eq(scale - numerator_read.data.halvings),
                 ]
                 m.next = "NORMALISE"
@@ -162,6 +188,6 @@ class Softmax(wiring.Component):
                 with m.If(self.weights.ready):
                     m.d.sync += entry.eq(entry + 1)
                     m.next = "READ"
-                    with m.If(entry == self.count - 1):
+                    with m.If(entry == last_entry):
                         m.next = "SUM"
         return m

@@ -71,7 +71,7 @@ def groups_of(arch: Arch, blocks: Value) -> Value:
 
 
 def longest_hidden(layer: data.View) -> Value:
-    """Blocks of the layer's longest hidden vector, and so the lines of each choice in memory."""
+    """Blocks of the layer's longest hidden vector."""
     return Mux(layer.inter_blocks > layer.shared_blocks, layer.inter_blocks, layer.shared_blocks)
 
 
@@ -103,10 +103,8 @@ def route_layout(arch: Arch) -> data.StructLayout:
 
 
 def slot_layout(arch: Arch) -> data.StructLayout:
-    """A slot of the slot table: a token, and the place and the weight of the choice that is worked on."""
-    return data.StructLayout(
-        {"token": unsigned(token_bits(arch)), "place": unsigned(place_bits(arch)), "weight": weight_layout()}
-    )
+    """A slot of the slot table: a token and its weight for the expert; ``unused`` if no token chose the expert."""
+    return data.StructLayout({"token": unsigned(token_bits(arch)), "unused": unsigned(1), "weight": weight_layout()})
 
 
 def segment_layout(arch: Arch) -> data.StructLayout:
@@ -122,15 +120,18 @@ def segment_layout(arch: Arch) -> data.StructLayout:
 
 
 def fetch_layout(arch: Arch) -> data.StructLayout:
-    """A vector to load: ``blocks`` lines of 64 bytes from ``address``, for a token's router job as many again.
+    """Vectors to load: ``lines`` lines of 64 bytes from ``address``.
 
-    ``last`` marks the job's last one.
+    They are the input of ``token`` for ``slot``, of ``blocks`` blocks, for the router as many lines again, and ``last``
+    marks the job's last one; or, if ``hidden``, the hidden activations of all slots up to ``slot``, of ``blocks`` each.
     """
     return data.StructLayout(
         {
             "address": unsigned(address_bits(arch)),
+            "lines": unsigned(bits_for(arch.vector_blocks // 2)),
             "blocks": unsigned(10),
             "router": unsigned(1),
+            "hidden": unsigned(1),
             "half": unsigned(1),
             "slot": unsigned(slot_bits(arch)),
             "token": unsigned(token_bits(arch)),
@@ -186,7 +187,7 @@ def hidden_values_layout(arch: Arch) -> data.StructLayout:
     return data.StructLayout(
         {
             "slot": unsigned(slot_bits(arch)),
-            "place": unsigned(place_bits(arch)),
+            "unused": unsigned(1),
             "shared": unsigned(1),
             "neuron": unsigned(16),
             "values": data.ArrayLayout(hidden_value_layout(), arch.lanes),
@@ -199,7 +200,7 @@ def hidden_block_layout(arch: Arch) -> data.StructLayout:
     """A re-quantised block of 32 hidden activations; ``last`` marks the last of a job."""
     return data.StructLayout(
         {
-            "place": unsigned(place_bits(arch)),
+            "unused": unsigned(1),
             "shared": unsigned(1),
             "block": unsigned(11),
             "exponent": signed(EXP_BITS),

@@ -40,7 +40,7 @@ class ExponentRead(wiring.Signature):
 
 
 class VectorBuffer(wiring.Component):
-    """Places the lines of a job's vectors in its half of the row banks, one after the other, and keeps their exponents.
+    """Places the lines of a job's vectors in its half of the row banks, and keeps their exponents.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class VectorBuffer(wiring.Component):
     Members
     -------
     valid : In(1), line : In(line_layout(arch))
-        Blocks in order.
+        Blocks; of a vector in order.
     loaded : Out(1)
         Pulse: all vectors of a job are in place.
     read : In(ExponentRead(arch))
@@ -104,27 +104,29 @@ class VectorBuffer(wiring.Component):
             self.read.token_exponent.eq(token_read.data),
         ]
 
-        place = Signal(bits_for(arch.vector_blocks - 1) - 1)
-        this_place = Mux(line.first, 0, place)
-        largest = Signal(signed(EXP_BITS))
+        # The largest exponent of each slot's vector so far; lines of several slots may alternate.
+        m.submodules.largest = largest = Memory(shape=signed(EXP_BITS), depth=arch.slots, init=[])
+        before, after = largest.read_port(domain="comb"), largest.write_port()
+        counts = self.valid & line.counts
         peak = Signal(signed(EXP_BITS))
-        end_of_vector = self.valid & line.peak
         m.d.comb += [
-            peak.eq(Mux(line.start | (line.exponent > largest), line.exponent, largest)),
+            before.addr.eq(line.slot),
+            peak.eq(Mux(line.start | (line.exponent > before.data), line.exponent, before.data)),
+            after.addr.eq(line.slot),
+            after.en.eq(counts),
+            after.data.eq(peak),
             self.x_write.eq(self.valid),
-            self.x_address.eq(Cat(this_place[: len(place)], line.half)),
+            self.x_address.eq(Cat(line.place, line.half)),
             self.x.eq(line.mantissas),
             block_write.en.eq(self.valid),
             block_write.addr.eq(self.x_address),
             block_write.data.eq(line.exponent),
-            vector_write.en.eq(end_of_vector),
+            vector_write.en.eq(counts),
             vector_write.addr.eq(vector(line.half, line.slot)),
             vector_write.data.eq(peak),
-            token_write.en.eq(end_of_vector & line.router),
+            token_write.en.eq(counts & line.router),
             token_write.addr.eq(line.token),
             token_write.data.eq(peak),
             self.loaded.eq(self.valid & line.last),
         ]
-        with m.If(self.valid):
-            m.d.sync += [place.eq(this_place + 1), largest.eq(peak)]
         return m

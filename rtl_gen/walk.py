@@ -8,7 +8,7 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
-from moe_hw.arch import Arch
+from moe_hw.arch import ROUTER_SLOTS, Arch
 from rtl_gen.split import Split
 from rtl_gen.types import (
     Kind,
@@ -144,10 +144,11 @@ class Walk(wiring.Component):
         fresh = Signal()
         has_shared = layer.shared_blocks != 0
         by_token = (kind == Kind.ROUTER) | shared
+        most = min(ROUTER_SLOTS, arch.slots)
         m.d.comb += [
             blocks_left.eq(layer.hidden_blocks - chunk),
             split.count.eq(Mux(by_token, layer.tokens, self.count)),
-            split.slots.eq(layer.slots),
+            split.slots.eq(Mux((kind == Kind.ROUTER) & (layer.slots > most), most, layer.slots)),
         ]
         m.d.sync += chunk_blocks.eq(Mux(blocks_left < layer.chunk_blocks, blocks_left, layer.chunk_blocks))
         with m.If(self.start):

@@ -24,7 +24,7 @@ def test_footprint_of_an_odd_layer() -> None:
     assert footprint.vector_blocks == 2 * 3
     assert footprint.choices == 2 + 1
     assert footprint.input_bytes(5) == 5 * 2 * 3 * 64
-    assert footprint.hidden_bytes(5) == (5 * 3 + 1) * 4 * 64
+    assert footprint.hidden_bytes(5) == 5 * (2 * 2 + 4) * 64
     assert (footprint.output_bytes(5), footprint.routing_bytes(5)) == (5 * 96 * 4, 5 * 3 * 8)
     assert footprint.token_bytes(5) == 64 + 5 * 3 * 66 + 5 * 96 * 4 + 5 * 3 * 8 + 64
     # Router: 2 groups x 3 blocks x 4 passes x 2 halves. Tiles of an expert: 96 I x H rows of blocks / 8 columns.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from moe_hw.arch import ROWS, Arch
+from moe_hw.arch import ROUTER_SLOTS, ROWS, Arch
 from rtl_gen.types import Kind, address_bits
 from rtl_gen.walk import Step
 
@@ -111,7 +111,8 @@ def expected_batch(
     segments, works = [], []
     for kind, chunk, experts in passes_of(layer, set(counts)):
         for expert in experts:
-            for number, slots in enumerate(even_parts(counts[expert], layer["slots"])):
+            most = min(layer["slots"], ROUTER_SLOTS) if kind == Kind.ROUTER else layer["slots"]
+            for number, slots in enumerate(even_parts(counts[expert], most)):
                 segments.append(segment_of(arch, layer, kind, chunk, expert))
                 works.append({
                     "step": Step.JOB.value, "kind": kind.value, "shared": int(expert == layer["experts"]),

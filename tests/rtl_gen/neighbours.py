@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import cocotb
+from amaranth.hdl import Shape
 from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
 
 from moe_hw.arch import Arch
@@ -57,13 +58,15 @@ class Neighbours:
         self.servers: list[Any] = []
 
     def fill_slots(self) -> None:
-        """Which choices a job works on; later passes go through the same queues again."""
+        """Which choices a job works on, and where its vectors lie; later passes go through the same queues again."""
         choices = self.layer["top_k"] + (self.layer["shared_blocks"] != 0)
         position: dict[int, int] = {}
         chunk = -1
+        hidden = self.hidden
         for work in self.works:
             if work["step"] != Step.JOB.value:
                 chunk += 1
+                hidden = self.hidden
                 continue
             expert = work["expert"]
             first = 0 if work["fresh"] else position[expert]
@@ -73,8 +76,10 @@ class Neighbours:
             if expert == ROUTER:
                 tokens = list(range(first, position[expert]))
             work["chunk"] = max(chunk, 0)
+            work["hidden"] = hidden
+            hidden += work["slots"] * self.layer["shared_blocks" if work["shared"] else "inter_blocks"]
             work["of"] = [
-                {"token": token, "place": place, "weight": self.routes[place]["weight"]}
+                {"token": token, "unused": 0, "weight": self.routes[place]["weight"]}
                 for token, place in zip(tokens, places, strict=True)
             ]
 
@@ -106,27 +111,35 @@ class Neighbours:
 
     # ---- loader ----
 
-    def expected_fetch(self, job: dict[str, Any], index: int) -> dict[str, int]:
-        layer, of = self.layer, job["of"][index]
-        address, blocks = self.inputs + of["token"] * 2 * layer["hidden_blocks"], layer["hidden_blocks"]
+    def expected_fetches(self, job: dict[str, Any]) -> list[dict[str, int]]:
+        """Without the half. Hidden activations are of no token."""
+        layer, slots = self.layer, job["slots"]
+        most_lines = Shape.cast(fetch_layout(self.arch)["lines"].shape).width
         if job["kind"] == Kind.DOWN.value:
-            address = self.hidden + of["place"] * max(layer["inter_blocks"], layer["shared_blocks"])
             blocks = layer["shared_blocks"] if job["shared"] else layer["inter_blocks"]
-        return {
-            "address": address % (1 << address_bits(self.arch)), "blocks": blocks,
-            "router": int(job["kind"] == Kind.ROUTER.value), "slot": index, "token": of["token"],
-            "last": int(index == job["slots"] - 1),
-        }  # fmt: skip
+            return [{
+                "address": job["hidden"] % (1 << address_bits(self.arch)), "lines": slots * blocks % (1 << most_lines),
+                "blocks": blocks, "router": 0, "hidden": 1, "slot": slots - 1, "last": 1,
+            }]  # fmt: skip
+        blocks, router = layer["hidden_blocks"], int(job["kind"] == Kind.ROUTER.value)
+        return [
+            {
+                "address": (self.inputs + of["token"] * 2 * blocks) % (1 << address_bits(self.arch)),
+                "lines": blocks << router, "blocks": blocks, "router": router, "hidden": 0, "slot": index,
+                "token": of["token"], "last": int(index == slots - 1),
+            }
+            for index, of in enumerate(job["of"])
+        ]  # fmt: skip
 
     async def load(self) -> None:
         pattern = steady(self.pattern)
         for number, job in enumerate(self.jobs):
-            for index in range(job["slots"]):
+            for index, want in enumerate(self.expected_fetches(job)):
                 (fetch,) = await receive(self.dut, "fetches", fetch_layout(self.arch), 1, pattern)
                 if self.first_half is None:
                     self.first_half = fetch["half"]
-                want = {**self.expected_fetch(job, index), "half": self.first_half ^ number & 1}
-                assert fetch == want, f"vector {index} of job {number}"
+                want["half"] = self.first_half ^ number & 1
+                assert {name: fetch[name] for name in want} == want, f"fetch {index} of job {number}"
                 assert number < self.taken - len(self.held) + 2, f"job {number}: its half is in use"
                 if job["kind"] == Kind.DOWN.value:
                     assert self.hidden_written and self.stores == job["chunk"], f"job {number}: too early"
@@ -162,7 +175,7 @@ class Neighbours:
             await RisingEdge(self.dut.clk)
             await ReadOnly()
             got = unpack(slot_layout(self.arch), int(self.dut.slot__data.value))
-            names = {Kind.ROUTER.value: ["token"], Kind.UP.value: ["token", "place"]}.get(job["kind"], list(want))
+            names = {Kind.ROUTER.value: ["token"], Kind.UP.value: ["token", "unused"]}.get(job["kind"], list(want))
             assert {name: got[name] for name in names} == {name: want[name] for name in names}, f"job {number}"
             await RisingEdge(self.dut.clk)
 

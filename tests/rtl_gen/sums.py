@@ -112,7 +112,7 @@ class Batch:
             "last": 0,
             "slot": slot,
             "group": group,
-            "of": {"token": token, "place": random.randrange(self.arch.queue_entries), "weight": weight},
+            "of": {"token": token, "unused": random.randrange(2), "weight": weight},
             "base_exponent": a_down - self.layer["shared_down_exponent" if shared else "down_exponent"],
             "token_exponent": self.token_exponents[token],
             "acc": acc,

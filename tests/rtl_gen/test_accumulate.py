@@ -40,7 +40,9 @@ def random_matrix(arch: Arch, groups: int, blocks: int, slots: int) -> tuple[lis
                 "result": {
                     "kind": Kind.UP.value, "shared": 0, "last": int(last and group == groups - 1),
                     "slot": slot, "group": group, "base_exponent": -slot, "token_exponent": group,
-                    "of": {"token": slots - 1 - slot, "place": 3 * slot, "weight": {"mantissa": slot, "exponent": -15}},
+                    "of": {
+                        "token": slots - 1 - slot, "unused": slot & 1, "weight": {"mantissa": slot, "exponent": -15},
+                    },
                 },
                 "first": int(block == 0),
                 "complete": int(block == blocks - 1),

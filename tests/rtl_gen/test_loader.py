@@ -19,7 +19,9 @@ UNITS = 256
 
 
 def sizes(data_bits: int) -> Arch:
-    return Arch(columns=16, data_bits=data_bits, burst_bytes=256, max_tokens=8, slots=4)
+    """A column group makes half a block of hidden activations, or two of them."""
+    columns = {32: 32, 512: 128}[data_bits]
+    return Arch(columns=columns, data_bits=data_bits, burst_bytes=256, max_tokens=8, slots=4)
 
 
 def random_memory() -> bytes:
@@ -34,31 +36,56 @@ def random_memory() -> bytes:
 
 
 def random_job(arch: Arch, slots: int, blocks: int, router: int) -> list[dict]:
+    """Inputs for ``slots`` vectors of ``blocks`` blocks."""
     half = random.randrange(2)
     return [
         {
-            "address": random.randint(0, UNITS - blocks * (1 + router)), "blocks": blocks, "router": router,
-            "half": half, "slot": slot, "token": random.randrange(arch.max_tokens), "last": int(slot == slots - 1),
+            "address": random.randint(0, UNITS - blocks * (1 + router)), "lines": blocks * (1 + router),
+            "blocks": blocks, "router": router, "hidden": 0, "half": half, "slot": slot,
+            "token": random.randrange(arch.max_tokens), "last": int(slot == slots - 1),
         }
         for slot in range(slots)
     ]  # fmt: skip
 
 
-def lines_of(memory: bytes, fetches: list[dict]) -> list[dict]:
+def hidden_job(arch: Arch, slots: int, blocks: int) -> list[dict]:
+    """Hidden activations of ``slots`` vectors of ``blocks`` blocks."""
+    return [{
+        "address": random.randint(0, UNITS - slots * blocks), "lines": slots * blocks, "blocks": blocks, "router": 0,
+        "hidden": 1, "half": random.randrange(2), "slot": slots - 1, "token": 0, "last": 1,
+    }]  # fmt: skip
+
+
+def order_of(arch: Arch, fetch: dict) -> list[tuple[int, int]]:
+    """(slot, block) of the lines of a fetch."""
+    if not fetch["hidden"]:
+        return [(fetch["slot"], block) for block in range(fetch["lines"])]
+    span = max(1, arch.columns // 64)
+    return [
+        (slot, block)
+        for first in range(0, fetch["blocks"], span)
+        for slot in range(fetch["slot"] + 1)
+        for block in range(first, min(first + span, fetch["blocks"]))
+    ]
+
+
+def lines_of(arch: Arch, memory: bytes, fetches: list[dict]) -> list[dict]:
     lines = []
     for fetch in fetches:
-        count = fetch["blocks"] * (1 + fetch["router"])
-        for number in range(count):
+        order = order_of(arch, fetch)
+        blocks = fetch["blocks"] if fetch["hidden"] else fetch["lines"]
+        for number, (slot, block) in enumerate(order):
             at = (fetch["address"] + number) * SEGMENT_ALIGN
             lines.append(
                 {
                     "mantissas": list(memory[at : at + ROWS]),
                     "exponent": int.from_bytes(memory[at + ROWS : at + ROWS + 2], "little", signed=True),
-                    **{name: fetch[name] for name in ("half", "slot", "token", "router")},
-                    "first": int(fetch["slot"] == 0 and number == 0),
-                    "start": int(number == 0),
-                    "peak": int(number == fetch["blocks"] - 1),
-                    "last": int(fetch["last"] and number == count - 1),
+                    **{name: fetch[name] for name in ("half", "token", "router")},
+                    "slot": slot,
+                    "place": slot * blocks + block,
+                    "start": int(block == 0),
+                    "counts": int(block < fetch["blocks"]),
+                    "last": int(fetch["last"] and number == len(order) - 1),
                 }
             )
     return lines
@@ -89,7 +116,7 @@ async def load(dut, arch: Arch, fetches: list[dict], idle=streams.always, stall=
         cocotb.start_soon(watch(dut, arch, got, times)),
     ]
     try:
-        expected = lines_of(memory, fetches)
+        expected = lines_of(arch, memory, fetches)
         await streams.send(dut, "fetches", fetch_layout(arch), fetches, idle)
         while len(got) < len(expected):
             await RisingEdge(dut.clk)
@@ -112,11 +139,13 @@ async def begin(dut) -> Arch:
 @cocotb.test(timeout_time=10, timeout_unit="ms")
 @cocotb.parametrize(idle=list(streams.PATTERNS), stall=list(streams.PATTERNS))
 async def jobs_in_a_row(dut, idle, stall):
-    """More vectors than can be on their way, of inputs and of hidden activations."""
+    """More fetches than can be on their way, of inputs and of hidden activations."""
     arch = await begin(dut)
     shapes = [(1, 1, 0), (1, 1, 1), (4, 1, 0), (3, 5, 1), (2, 7, 0), (4, 2, 1), (4, 1, 1)]
-    random.shuffle(shapes)
-    fetches = [fetch for shape in shapes for fetch in random_job(arch, *shape)]
+    jobs = [random_job(arch, *shape) for shape in shapes]
+    jobs += [hidden_job(arch, *shape) for shape in ((1, 1), (1, 6), (4, 1), (3, 2), (2, 7), (4, 8))]
+    random.shuffle(jobs)
+    fetches = [fetch for job in jobs for fetch in job]
     assert len(fetches) > FETCHES
     await load(dut, arch, fetches, streams.PATTERNS[idle], streams.PATTERNS[stall])
 
@@ -133,7 +162,7 @@ async def latency_and_throughput(dut):
     assert times[-1] - times[0] == (len(times) - 1) * per_line
 
     dut.bursts__ready.value, dut.words__valid.value = 1, 0
-    fetch = {"address": 3, "blocks": 1, "slot": 0, "last": 1}
+    fetch = {"address": 3, "lines": 1, "blocks": 1, "slot": 0, "last": 1}
     sending = cocotb.start_soon(streams.send(dut, "fetches", fetch_layout(arch), [fetch]))
     await sending
     cycles = 1
@@ -161,7 +190,8 @@ async def reset_in_flight(dut):
     """Among fetches, words and lines, with and without an error before."""
     arch = await begin(dut)
     for number in range(10):
-        working = cocotb.start_soon(load(dut, arch, random_job(arch, 4, 3, 1), fault=number % 2 == 1))
+        job = random.choice([random_job(arch, 4, 3, 1), hidden_job(arch, 4, 6)])
+        working = cocotb.start_soon(load(dut, arch, job, fault=number % 2 == 1))
         await ClockCycles(dut.clk, random.randint(3, 100))
         await streams.interrupt(dut, working, "fetches__valid", "bursts__ready", "words__valid", "clear")
         assert int(dut.valid.value) == int(dut.error.value) == 0

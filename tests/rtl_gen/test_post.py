@@ -59,7 +59,7 @@ def random_result(arch: Arch, **given: Any) -> dict[str, Any]:
         "last": random.randrange(2),
         "slot": random.randrange(arch.slots),
         "group": random.randrange((1 << 16) * 2 // arch.columns),
-        "of": {"token": random.randrange(arch.max_tokens), "place": random.randrange(arch.queue_entries)},
+        "of": {"token": random.randrange(arch.max_tokens), "unused": random.randrange(2)},
         "base_exponent": random.randint(-30, 30),
         "token_exponent": random.randint(-30, 30),
         "acc": [random_acc() for _ in range(arch.columns)],
@@ -85,7 +85,7 @@ def expected(arch: Arch, layer: dict[str, int], results: list[dict[str, Any]]) -
             values.append(
                 {
                     "slot": word["slot"],
-                    "place": word["of"]["place"],
+                    "unused": word["of"]["unused"],
                     "shared": word["shared"],
                     "neuron": (word["group"] * pairs + first) & 0xFFFF,
                     "values": [{"sign": int(s), "mantissa": int(m), "exponent": int(e)} for s, m, e in lanes],

@@ -53,14 +53,14 @@ def random_block() -> list[Neuron]:
 
 
 class Job:
-    """A job's neurons ``[slot][neuron]``, and the places of its slots."""
+    """A job's neurons ``[slot][neuron]``, and whether it is of use."""
 
     def __init__(self, arch: Arch, slots: int, blocks: int):
         self.arch = arch
         # A group of more than a block makes neurons of padding.
         blocks += -blocks % max(1, arch.columns // 2 // ROWS)
         self.neurons = [[neuron for _ in range(blocks) for neuron in random_block()] for _ in range(slots)]
-        self.places = random.sample(range(arch.queue_entries), slots)
+        self.unused = random.randrange(2)
         self.shared = random.randrange(2)
 
     def _order(self, step: int) -> list[tuple[int, int]]:
@@ -75,7 +75,7 @@ class Job:
 
     def _which(self, slot: int, end: int) -> dict[str, int]:
         last = slot == len(self.neurons) - 1 and end == len(self.neurons[0])
-        return {"place": self.places[slot], "shared": self.shared, "last": int(last)}
+        return {"unused": self.unused, "shared": self.shared, "last": int(last)}
 
     @property
     def values(self) -> list[dict[str, Any]]:

@@ -232,8 +232,9 @@ async def a_logit_a_cycle(dut: Any) -> None:
             busy += int(dut.busy.value)
             await ClockCycles(dut.clk, 1)
         await task
-        scans = layer["experts"] * (1 if normalise else 2)
-        bound = layer["tokens"] * (scans + 8 * layer["top_k"] + 60 + 50 * gated)
+        scans = layer["experts"] * (1 if normalise else 2) + gated
+        emit = 9 * layer["top_k"] + 30 + 30 * gated
+        bound = layer["tokens"] * max(scans + layer["top_k"] + 20, emit) + emit + 20
         assert 0 < busy <= bound, f"{busy} cycles for {layer}, expected at most {bound}"
 
 

@@ -50,7 +50,7 @@ class Job:
         self.slots = [
             {
                 "token": random.randrange(arch.max_tokens),
-                "place": random.randrange(arch.queue_entries),
+                "unused": random.randrange(2),
                 "weight": {"mantissa": random.getrandbits(16), "exponent": random.randint(-2048, 2047)},
             }
             for _ in range(arch.slots)

@@ -124,7 +124,7 @@ async def cycles(dut: Any) -> None:
         while not task.done():
             await RisingEdge(dut.clk)
             cycles += 1
-        assert cycles <= (8 if number else 36), f"weight {number}: {cycles} cycles"
+        assert cycles <= (8 if number else 37), f"weight {number}: {cycles} cycles"
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")

@@ -43,36 +43,42 @@ class Bench:
             self.loaded += int(self.dut.loaded.value)
             await RisingEdge(self.dut.clk)
 
-    async def load(self, half: int, slots: int, blocks: int, router: bool, pattern=streams.always) -> None:
-        """A job of ``slots`` vectors of ``blocks`` blocks, for the router twice as many."""
+    async def load(
+        self, half: int, slots: int, blocks: int, router: bool, pattern=streams.always, alternate: bool = False
+    ) -> None:
+        """A job of ``slots`` vectors of ``blocks`` blocks, for the router twice as many; vector by vector, or they
+        ``alternate``."""
         self.placed[half] = {}
         before = self.loaded
-        tokens = random.sample(range(self.arch.max_tokens), slots)
         count = blocks * (1 + router)
-        active = pattern()
-        for slot, token in enumerate(tokens):
+        order = []
+        for slot, token in enumerate(random.sample(range(self.arch.max_tokens), slots)):
             exponents = [random.randint(-2048, 2047) for _ in range(blocks)] * (1 + router)
             lines = [
                 {
                     "mantissas": [random.randrange(256) for _ in range(ROWS)], "exponent": exponents[number],
-                    "half": half, "slot": slot, "token": token, "router": int(router),
-                    "first": int(slot == number == 0), "start": int(number == 0), "peak": int(number == blocks - 1),
-                    "last": int(slot == slots - 1 and number == count - 1),
+                    "half": half, "slot": slot, "place": slot * count + number, "token": token, "router": int(router),
+                    "start": int(number == 0), "counts": int(number < blocks), "last": 0,
                 }
                 for number in range(count)
             ]  # fmt: skip
-            for line in lines:
-                while not next(active):
-                    # What is there without ``valid`` does not count.
-                    self.dut.line.value = random.getrandbits(len(self.dut.line))
-                    await RisingEdge(self.dut.clk)
-                assert self.loaded == before
-                self.dut.valid.value, self.dut.line.value = 1, streams.pack(line_layout(self.arch), line)
-                await RisingEdge(self.dut.clk)
-                self.dut.valid.value = 0
+            order += lines
             self.placed[half][slot, slot * count] = lines
             if router:
                 self.tokens[token] = max(exponents)
+        if alternate:
+            order.sort(key=lambda line: line["place"] % count)
+        order[-1]["last"] = 1
+        active = pattern()
+        for line in order:
+            while not next(active):
+                # What is there without ``valid`` does not count.
+                self.dut.line.value = random.getrandbits(len(self.dut.line))
+                await RisingEdge(self.dut.clk)
+            assert self.loaded == before
+            self.dut.valid.value, self.dut.line.value = 1, streams.pack(line_layout(self.arch), line)
+            await RisingEdge(self.dut.clk)
+            self.dut.valid.value = 0
         assert self.loaded == before + 1
 
     async def check(self) -> None:
@@ -112,7 +118,7 @@ async def jobs_in_a_row(dut, idle):
     shapes = [(1, 1, True), (slots, 1, False), (max(1, slots - 1), 5, True), (1, 7, False), largest(bench.arch)]
     half = random.randrange(2)
     for shape in (*shapes, *random.sample(shapes, 3)):
-        await bench.load(half, *shape, streams.PATTERNS[idle])
+        await bench.load(half, *shape, streams.PATTERNS[idle], alternate=random.random() < 0.5)
         await bench.check()
         half ^= 1
 

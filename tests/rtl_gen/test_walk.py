@@ -19,7 +19,7 @@ from tests.rtl_gen.batches import ROUTER, even_parts, expected_batch, random_lay
 ARCHES = {
     "one_token": Arch(columns=4, max_tokens=1, slots=1, max_experts=2, max_top_k=1),
     "small": Arch(columns=8, max_tokens=64, slots=4, max_experts=16, max_top_k=4),
-    "wide": Arch(columns=128, max_tokens=512, slots=32, max_experts=512, max_top_k=16),
+    "wide": Arch(columns=128, max_tokens=512, slots=64, max_experts=512, max_top_k=16),
 }
 SHARED = {"shared_blocks": 3, "shared_gate": 1}
 UNSHARED = {"shared_blocks": 0, "shared_gate": 0}
