@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from boards import Board
-from moe_hw.arch import PLANES_PER_PASS, ROWS, SEGMENT_ALIGN, Arch
+from moe_hw.arch import PLANES_PER_PASS, ROUTER_SLOTS, ROWS, SEGMENT_ALIGN, Arch
 from moe_hw.formats import ROUTER, WeightFormat
 from moe_hw.image import layer_matrices, matrix_bytes
 from moe_hw.limits import Footprint
@@ -32,10 +32,13 @@ POST_LATENCY = 18 + 42 + 8
 COMBINE_LATENCY = 14
 """Cycles from a result to its sum."""
 
-CHOICE_CYCLES = 8
-TOKEN_CYCLES = 60
-GATE_CYCLES = 50
-"""Cycles of the router unit for each choice, for each token, and for a shared expert's gate."""
+SCAN_CYCLES = 10
+ROUTE_CYCLES = 9
+DIVIDE_CYCLES = 30
+"""Cycles of the router unit for a scan beyond one for each logit, for each route, and for a sum's reciprocal."""
+
+EXPONENTIAL_LATENCY = 13
+"""Cycles from a choice to its exponential."""
 
 SLOT_CYCLES = 5
 """Cycles of the dispatcher for each slot."""
@@ -169,15 +172,15 @@ class _Command:
         spec, footprint = self.spec, self.footprint
         size = layer_matrices(spec, self.form.bits, self.arch.columns)[0]
         scans = 1 if spec.router.normalise else 2
-        token = spec.router_rows * scans + CHOICE_CYCLES * spec.router.top_k + TOKEN_CYCLES
-        token += GATE_CYCLES * spec.shared_gate
+        scan = scans * (spec.router_rows + SCAN_CYCLES) + spec.router.top_k
+        emit = ROUTE_CYCLES * self.footprint.choices + DIVIDE_CYCLES * (1 + spec.shared_gate)
         routed = 0.0
-        for count in self._parts(self.tokens):
+        for count in self._parts(self.tokens, ROUTER_SLOTS):
             vectors = max(PLANES_PER_PASS, count * (ROUTER.token_bits // 8))
             cycles = footprint.router_groups * spec.hidden_blocks * ROUTER.passes * vectors
             self._job(count, 2 * spec.hidden_blocks, size, cycles, known)
-            routed = max(routed, self.array + ARRAY_LATENCY) + count * token
-        return routed + self.latency
+            routed = max(routed, self.array + ARRAY_LATENCY) + count * max(scan, emit)
+        return routed + emit + EXPONENTIAL_LATENCY + self.latency
 
     def _up(self, tokens: int, inter_blocks: int, known: float) -> None:
         columns, hidden_blocks = self.arch.columns, self.spec.hidden_blocks
@@ -202,9 +205,9 @@ class _Command:
         """Cycles of a tile in the array."""
         return self.form.passes * max(PLANES_PER_PASS, vectors)
 
-    def _parts(self, vectors: int) -> Iterator[int]:
-        """A queue's jobs."""
-        parts = -(-vectors // self.footprint.slots())
+    def _parts(self, vectors: int, most: int | None = None) -> Iterator[int]:
+        """A queue's jobs of at most ``most`` vectors."""
+        parts = -(-vectors // min(self.footprint.slots(), most or vectors))
         for part in range(parts):
             yield vectors // parts + (part < vectors % parts)
 
