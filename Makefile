@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 JOBS ?= 2
+ROUNDS ?= 5
 
 USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.10 python3; do \
 	"$$python" -c '$(USABLE)' 2>/dev/null && echo "$$python" && break; done)
 
-.PHONY: help setup demo test bench lint fmax clean
+.PHONY: help setup demo test soak bench lint fmax clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -22,6 +23,11 @@ demo: $(STAMP) ## generate an accelerator and run the demo model on it, checked 
 
 test: lint ## ruff, mypy and all tests
 	$(BIN)/python -m pytest -n $(JOBS)
+
+soak: $(STAMP) ## the random tests with fresh seeds, ROUNDS=5 times
+	for round in $$(seq $(ROUNDS)); do \
+		$(BIN)/python -m pytest -q -n $(JOBS) $$(grep -rlE 'run_bench|random_seed' tests --include='test_*.py') || exit; \
+	done
 
 bench: $(STAMP) ## full-size layers of real models against the recorded baseline; takes minutes
 	$(BIN)/python -m pytest -m bench -s

@@ -51,7 +51,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def find_board(args: argparse.Namespace) -> Board:
-    """The board with ``--columns``, and held against its budget.
+    """The board with ``--columns`` and as many lanes as they can feed, and held against its budget.
 
     Raises:
         UsageError: there is no such board, or the accelerator does not fit it.
@@ -61,7 +61,9 @@ def find_board(args: argparse.Namespace) -> Board:
 
     board = load_board(args.board)
     if args.columns:
-        board = dataclasses.replace(board, accelerator={**board.accelerator, "columns": args.columns})
+        lanes = min(fit.arch_of(board).lanes, max(1, args.columns // 4))
+        sizes = {**board.accelerator, "columns": args.columns, "lanes": lanes}
+        board = dataclasses.replace(board, accelerator=sizes)
     fit.check(board, fit.arch_of(board))
     return board
 

@@ -30,6 +30,11 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
         os.environ.update(saved)
 
 
+def random_seed() -> int:
+    """``COCOTB_RANDOM_SEED``, or a new one."""
+    return int(os.environ.get("COCOTB_RANDOM_SEED", random.SystemRandom().randrange(1 << 31)))
+
+
 def run_bench(component: wiring.Component, test_module: str, tests: str = "", **parameters: object) -> None:
     """Run the cocotb tests of ``test_module`` on ``component``.
 
@@ -51,7 +56,7 @@ def run_bench(component: wiring.Component, test_module: str, tests: str = "", **
     source = build / "dut.v"
     if not source.exists() or source.read_text() != text:
         source.write_text(text)
-    seed = os.environ.get("COCOTB_RANDOM_SEED", str(random.SystemRandom().randrange(1 << 31)))
+    seed = random_seed()
     print(f"{test_module}: COCOTB_RANDOM_SEED={seed}")
     environment = verilator.environment()
     environment.update({f"BENCH_{name.upper()}": str(value) for name, value in parameters.items()})

@@ -21,6 +21,7 @@ from moe_hw.registers import COMMAND, COMPLETION, LAYER
 from moe_hw.result import Result
 from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec, SharedSpec
 from moe_hw.twins.layer import golden
+from sim.bench.runner import random_seed
 from sim.board import SimulatedBoard
 from tests.host.support import assert_equal, spec, tokens
 
@@ -86,8 +87,8 @@ def test_layers_equal_the_golden_model(
 
 def test_random_layers_side_by_side(device: Device) -> None:
     """Layers of all shapes lie in one memory and are called in turn."""
-    seed = random.SystemRandom().randrange(1 << 32)
-    print(f"seed {seed}")
+    seed = random_seed()
+    print(f"COCOTB_RANDOM_SEED={seed}")
     rng = random.Random(seed)
     widths = (1, 2, 3, 7, 31, 32, 33, 61, 64, 65, 97)
     loaded = []
