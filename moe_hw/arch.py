@@ -168,6 +168,12 @@ class Arch:
         return self.beat_bits // self.data_bits
 
     @property
+    def chunk_granule(self) -> int:
+        """Blocks of output columns whose tiles begin on a scale beat and on 64 bytes, whatever the expert's width."""
+        groups = TILES_PER_SCALE_BEAT * max(1, SEGMENT_ALIGN * 8 // self.sub_array.beat_bits)
+        return max(1, groups * self.columns // ROWS)
+
+    @property
     def queue_entries(self) -> int:
         """Places in the expert queues: every choice of every token, and its shared expert."""
         return self.max_tokens * (self.max_top_k + 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moe_hw.arch import PLANES_PER_PASS, ROWS, SEGMENT_ALIGN, TILES_PER_SCALE_BEAT, Arch
+from moe_hw.arch import PLANES_PER_PASS, ROWS, SEGMENT_ALIGN, Arch
 from moe_hw.errors import DeviceError
 from moe_hw.formats import ROUTER, WeightFormat
 from moe_hw.image import aligned, layer_matrices, matrix_bytes
@@ -60,15 +60,9 @@ class Footprint:
         return -(-ROWS * blocks // self.columns)
 
     @property
-    def _granule(self) -> int:
-        """Blocks of output columns whose tiles begin on a scale beat and on 64 bytes, whatever the expert's width."""
-        groups = TILES_PER_SCALE_BEAT * max(1, SEGMENT_ALIGN * 8 // self.arch.sub_array.beat_bits)
-        return max(1, groups * self.columns // ROWS)
-
-    @property
     def token_sums(self) -> int:
         """Words of the combine buffer that a token takes at least, with the smallest chunk."""
-        return self._groups(min(self.spec.hidden_blocks, self._granule)) * self.columns
+        return self._groups(min(self.spec.hidden_blocks, self.arch.chunk_granule)) * self.columns
 
     def slots(self) -> int:
         """Vectors of the largest job that the accelerator takes; 0 if not even one fits."""
@@ -80,7 +74,8 @@ class Footprint:
         groups = self.arch.combine_elements // (tokens * self.columns)
         if self._groups(self.spec.hidden_blocks) <= groups:
             return self.spec.hidden_blocks
-        return groups * self.columns // ROWS // self._granule * self._granule
+        granule = self.arch.chunk_granule
+        return groups * self.columns // ROWS // granule * granule
 
     def cut(self, tokens: int) -> dict[str, int]:
         """The words of a command that say how a batch is cut into jobs and chunks."""

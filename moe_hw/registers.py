@@ -158,7 +158,8 @@ STATUS_TEXT = {
     Status.VECTOR_BUFFER_FULL: "the vectors of a job do not fit half of the vector buffer",
     Status.COMBINE_BUFFER_FULL: "the outputs do not fit the combine buffer",
     Status.LOGIT_BUFFER_FULL: "the router logits of a job do not fit the logit memory",
-    Status.BAD_CUT: "the slots or the chunk of the command are 0 or above the accelerator's or the layer's maximum",
+    Status.BAD_CUT: "the slots or the chunk of the command are 0 or above the accelerator's or the layer's maximum, "
+    "or a chunk ends within a beat of scales",
     Status.COMMAND_READ_ERROR: "memory answered an error while the command was read",
     Status.LAYER_READ_ERROR: "memory answered an error while the layer descriptor was read",
     Status.VECTOR_READ_ERROR: "memory answered an error while inputs or hidden activations were read",

@@ -127,6 +127,8 @@ class Command(wiring.Component):
             check.layer.eq(layer),
             check.magic.eq(reader.record.word_select(LAYER.index["magic"], 32)),
             check.tokens.eq(command["tokens"]),
+            check.slots.eq(command["slots"]),
+            check.chunk_blocks.eq(command["chunk_blocks"]),
         ]
         entries = layer.top_k + (layer.shared_blocks != 0)
 

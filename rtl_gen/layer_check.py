@@ -28,8 +28,8 @@ class LayerCheck(wiring.Component):
     -------
     layer : In(layer_layout()), magic : In(32)
         The descriptor.
-    tokens : In(32)
-        The command's word, all of it.
+    tokens, slots, chunk_blocks : In(32)
+        The command's words, all of each.
     status : Out(Status)
         ``OK`` or the reason.
     """
@@ -41,6 +41,8 @@ class LayerCheck(wiring.Component):
                 "layer": In(layer_layout()),
                 "magic": In(32),
                 "tokens": In(32),
+                "slots": In(32),
+                "chunk_blocks": In(32),
                 "status": Out(Status),
             }
         )
@@ -71,8 +73,10 @@ class LayerCheck(wiring.Component):
         for size in (layer.hidden_blocks, layer.inter_blocks, layer.experts, layer.passes, layer.router_passes):
             shape_ok = shape_ok & (size != 0)
         top_k_ok = (layer.top_k != 0) & (layer.top_k <= arch.max_top_k) & (layer.top_k <= layer.experts)
-        slots_ok = (layer.slots != 0) & (layer.slots <= arch.slots)
-        cut_ok = slots_ok & (layer.chunk_blocks != 0) & (layer.chunk_blocks <= layer.hidden_blocks)
+        slots_ok = (self.slots != 0) & (self.slots <= arch.slots)
+        several = self.chunk_blocks != layer.hidden_blocks
+        within_beat = several & (layer.chunk_blocks % arch.chunk_granule != 0)
+        cut_ok = slots_ok & (self.chunk_blocks != 0) & (self.chunk_blocks <= layer.hidden_blocks) & ~within_beat
         checks = (
             (self.magic != LAYER_MAGIC, Status.BAD_LAYER),
             ((self.tokens == 0) | (self.tokens > arch.max_tokens), Status.BAD_TOKENS),

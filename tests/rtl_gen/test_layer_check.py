@@ -37,8 +37,8 @@ def near(*limits: int) -> int:
     return max(least, random.choice([limit, limit, limit + 1, limit - 1, random.randint(0, limit)]))
 
 
-def random_case(arch: Arch) -> tuple[int, int, dict[str, int]]:
-    """Magic word, tokens and layer."""
+def random_case(arch: Arch) -> tuple[int, dict[str, int], dict[str, int]]:
+    """Magic word, cut and layer."""
     tokens = near(arch.max_tokens, 1)
     slots = near(arch.slots, arch.slots, 1)
     longest = arch.vector_blocks // 2 // max(slots, 1)
@@ -57,10 +57,13 @@ def random_case(arch: Arch) -> tuple[int, int, dict[str, int]]:
         "shared_passes": random.choice([0] + [1, 2] * 10),
         "router_passes": random.choice([0] + [4] * 20),
     }
-    return random.choice([LAYER_MAGIC] * 9 + [0]), tokens + (random.randrange(20) == 0) * (1 << 16), layer
+    # All 32 bits of these words count.
+    cut = {name: layer[name] + (random.randrange(40) == 0) * (1 << 16) for name in ("tokens", "slots", "chunk_blocks")}
+    return random.choice([LAYER_MAGIC] * 9 + [0]), cut, layer
 
 
-def rules(arch: Arch, magic: int, tokens: int, layer: dict[str, int]) -> Status:
+def rules(arch: Arch, magic: int, cut: dict[str, int], layer: dict[str, int]) -> Status:
+    tokens = cut["tokens"]
     shared, hidden, slots, chunk = (layer[name] for name in ("shared_blocks", "hidden_blocks", "slots", "chunk_blocks"))
     shape = ("hidden_blocks", "inter_blocks", "experts", "passes", "router_passes")
     shape_ok = all(layer[name] for name in shape) and (layer["shared_passes"] if shared else not layer["shared_gate"])
@@ -75,7 +78,8 @@ def rules(arch: Arch, magic: int, tokens: int, layer: dict[str, int]) -> Status:
         (Status.VECTOR_BUFFER_FULL, 2 * slots * max(2 * hidden, layer["inter_blocks"], shared) <= arch.vector_blocks),
         (Status.COMBINE_BUFFER_FULL, sums <= arch.combine_elements),
         (Status.LOGIT_BUFFER_FULL, slots * router_groups <= arch.logit_words),
-        (Status.BAD_CUT, 1 <= slots <= arch.slots and 1 <= chunk <= hidden),
+        (Status.BAD_CUT, 1 <= cut["slots"] <= arch.slots and 1 <= cut["chunk_blocks"] <= hidden),
+        (Status.BAD_CUT, chunk == hidden or chunk % arch.chunk_granule == 0),
     ):
         if not ok:
             return status
@@ -88,12 +92,14 @@ async def random_descriptors(dut: Any) -> None:
     arch = ARCHES[parameter("arch")]
     seen = set()
     for _ in range(4000):
-        magic, tokens, layer = random_case(arch)
-        dut.magic.value, dut.tokens.value, dut.layer.value = magic, tokens, pack(layer_layout(), layer)
+        magic, cut, layer = random_case(arch)
+        dut.magic.value, dut.layer.value = magic, pack(layer_layout(), layer)
+        for name, value in cut.items():
+            getattr(dut, name).value = value
         await RisingEdge(dut.clk)
         await ReadOnly()
         status = Status(int(dut.status.value))
-        assert status == rules(arch, magic, tokens, layer), f"{tokens} tokens, {layer}"
+        assert status == rules(arch, magic, cut, layer), f"{cut}, {layer}"
         seen.add(status)
         await RisingEdge(dut.clk)
     missing = {status for status in Status if status < Status.COMMAND_READ_ERROR} - {Status.BAD_COMMAND} - seen
