@@ -215,12 +215,13 @@ class _Command:
         """A job of ``vectors`` of ``blocks`` each, with ``size`` bytes of weights, ``known`` from that cycle on."""
         # The vectors are asked for when the job before has begun and the one before that has left its half.
         asked = max(self.dispatched, self.before, known)
-        gathered = vectors * blocks * SEGMENT_ALIGN / self.bus
+        vector_bytes = vectors * blocks * SEGMENT_ALIGN
+        gathered = vector_bytes / self.bus
         waiting = min(max(self.memory - asked, 0), OUTSTANDING * self.arch.burst_bytes / self.rate)
         loaded = asked + max(SLOT_CYCLES * vectors, waiting + gathered) + self.latency
         # Weights run ahead of the array as far as the expert buffer goes.
         ahead = self.arch.expert_beats * self.arch.beat_bytes / self.rate
-        self.memory = max(self.memory, known, self.array - ahead) + size / self.rate + gathered
+        self.memory = max(self.memory, known, self.array - ahead) + (size + vector_bytes) / self.rate
         start = max(self.array, loaded)
         arrived = self.memory + self.latency
         end = max(start + cycles, arrived)
