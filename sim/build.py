@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -123,7 +124,7 @@ def _library(
         root.mkdir(parents=True, exist_ok=True)
         with _lock(root / f"{name}.lock"):
             if not library.exists():
-                _compile(steps, texts, root / f"{name}.partial", library, environment, progress)
+                _compile(steps, texts, library, environment, progress)
     except OSError as error:
         raise _no_room(root, error) from None
     return library
@@ -145,12 +146,13 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _compile(
-    steps: Sequence[tuple[str, list[str]]], texts: dict[str, str], folder: Path, library: Path,
-    environment: dict[str, str], progress: Progress | None,
+    steps: Sequence[tuple[str, list[str]]], texts: dict[str, str], library: Path, environment: dict[str, str],
+    progress: Progress | None,
 ) -> None:  # fmt: skip
     log = library.with_suffix(".log")
-    shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed
-    folder.mkdir()
+    # A build that was killed leaves its folder behind, and compilers that go on writing into it for a while.
+    _remove_partial(library)
+    folder = Path(tempfile.mkdtemp(dir=library.parent, prefix=f"{library.stem}.partial-"))
     try:
         for name, text in texts.items():
             (folder / name).write_text(text)
@@ -164,4 +166,9 @@ def _compile(
                     raise SetupError(f"{title} failed: {tools.first_error(log)}; the log is {log}")
         os.replace(folder / "library.so", library)
     finally:
+        _remove_partial(library)
+
+
+def _remove_partial(library: Path) -> None:
+    for folder in library.parent.glob(f"{library.stem}.partial-*"):
         shutil.rmtree(folder, ignore_errors=True)

@@ -21,28 +21,84 @@ SIZES = {
     "pad_token_id": None,
     "bos_token_id": None,
 }
-CONFIGS: dict[str, Any] = {
-    "mixtral": lambda: transformers.MixtralConfig(intermediate_size=24, num_local_experts=4, **SIZES),
-    "olmoe": lambda: transformers.OlmoeConfig(intermediate_size=24, num_experts=5, **SIZES),
-    "qwen2_moe": lambda: transformers.Qwen2MoeConfig(
-        moe_intermediate_size=24, num_experts=4, shared_expert_intermediate_size=33, **SIZES
+MOE = {"moe_intermediate_size": 24, "num_experts": 6}
+SHARED = {"moe_intermediate_size": 24, "num_experts": 4, "shared_expert_intermediate_size": 33}
+_GRANITE = {"intermediate_size": 24, "num_local_experts": 5}
+_LINEAR = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"],
+}  # fmt: skip
+DEEPSEEK = {
+    "intermediate_size": 50, "moe_intermediate_size": 24, "n_routed_experts": 6, "n_shared_experts": 2,
+    "first_k_dense_replace": 0,
+}  # fmt: skip
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mixtral": ("MixtralConfig", {"intermediate_size": 24, "num_local_experts": 4}),
+    "minimax": ("MiniMaxConfig", {"intermediate_size": 24, "num_local_experts": 4, "head_dim": 20}),
+    "olmoe": ("OlmoeConfig", {"intermediate_size": 24, "num_experts": 5}),
+    "flex_olmo": ("FlexOlmoConfig", {"intermediate_size": 24, "num_experts": 5}),
+    "mellum": ("MellumConfig", {**MOE, "head_dim": 20}),
+    "qwen2_moe": ("Qwen2MoeConfig", SHARED),
+    "qwen3_moe": ("Qwen3MoeConfig", {**MOE, "norm_topk_prob": True, "head_dim": 20}),
+    "qwen3_next": ("Qwen3NextConfig", {**SHARED, **_LINEAR, "head_dim": 20}),
+    "qwen3_5_moe": ("Qwen3_5MoeTextConfig", {**SHARED, **_LINEAR, "head_dim": 20}),
+    "jamba": (
+        "JambaConfig",
+        {
+            "intermediate_size": 24, "num_experts": 4, "use_mamba_kernels": False, "expert_layer_period": 1,
+            "expert_layer_offset": 0, "attn_layer_period": 1, "attn_layer_offset": 0,
+        },
     ),
-    "qwen3_moe": lambda: transformers.Qwen3MoeConfig(
-        moe_intermediate_size=24, num_experts=6, norm_topk_prob=True, head_dim=20, **SIZES
+    "deepseek_v2": (
+        "DeepseekV2Config",
+        {
+            **DEEPSEEK, "routed_scaling_factor": 1.7, "kv_lora_rank": 8, "q_lora_rank": None, "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 8, "v_head_dim": 8, "num_key_value_heads": 2,
+        },
     ),
-}
+    "hunyuan_v1_moe": (
+        "HunYuanMoEV1Config", {"intermediate_size": 24, "num_experts": 4, "moe_topk": 2, "head_dim": 20},
+    ),
+    "granitemoe": ("GraniteMoeConfig", _GRANITE),
+    "granitemoe_swa": ("GraniteMoeSWAConfig", _GRANITE),
+    "granitemoeshared": ("GraniteMoeSharedConfig", {**_GRANITE, "shared_intermediate_size": 33}),
+    "granitemoehybrid": (
+        "GraniteMoeHybridConfig",
+        {
+            **_GRANITE, "shared_intermediate_size": 33, "layer_types": ["attention"] * 2, "mamba_n_heads": 4,
+            "mamba_d_head": 20,
+        },
+    ),
+    "aria_text": (
+        "AriaTextConfig", {"intermediate_size": 24, "moe_num_experts": 5, "moe_topk": 2, "moe_num_shared_experts": 2},
+    ),
+    "cohere2_moe": (
+        "Cohere2MoeConfig",
+        {
+            "intermediate_size": 24, "num_experts": 5, "head_dim": 20, "num_shared_experts": 1,
+            "expert_selection_fn": "softmax", "shared_expert_combination_strategy": "average",
+        },
+    ),
+}  # fmt: skip
+"""Class and sizes of the configurations of whole models, by ``model_type``."""
+
+
+def config_of(family: str, **changes: Any) -> Any:
+    """A configuration of a model of ``family`` with two MoE layers of hidden size 40."""
+    name, sizes = CONFIGS[family]
+    return getattr(transformers, name)(**{**SIZES, **sizes, **changes})
 
 
 def tiny_model(family: str, seed: int = 0) -> Any:
     """A model of ``family`` in inference mode with two MoE layers of hidden size 40."""
     torch.manual_seed(seed)
-    return transformers.AutoModelForCausalLM.from_config(CONFIGS[family]()).eval()
+    return transformers.AutoModelForCausalLM.from_config(config_of(family)).eval()
 
 
 def save_checkpoint(path: Path, family: str = "qwen3_moe", **changes: Any) -> Path:
     """A checkpoint directory of a tiny model that reads and writes bytes; ``changes`` are of its configuration."""
     torch.manual_seed(1)
-    config = CONFIGS[family]()
+    config = config_of(family)
     for name, value in {"vocab_size": 257, **changes}.items():
         setattr(config, name, value)
     transformers.AutoModelForCausalLM.from_config(config).eval().save_pretrained(path)

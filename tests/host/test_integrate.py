@@ -1,4 +1,4 @@
-"""Models of the four families with their MoE blocks on a fake device."""
+"""Models of the families with their MoE blocks on a fake device."""
 
 from __future__ import annotations
 
