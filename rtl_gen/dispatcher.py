@@ -27,6 +27,26 @@ OUTSTANDING = 15
 """Jobs whose results may not have arrived yet."""
 
 
+def work_members(arch: Arch) -> dict[str, wiring.Member]:
+    """Members towards the blocks that do the work, which the scheduler passes on; see :class:`Dispatcher`."""
+    return {
+        "layer": In(layer_layout()),
+        "input_address": In(address_bits(arch)),
+        "hidden_address": In(address_bits(arch)),
+        "fetches": Out(stream.Signature(fetch_layout(arch))),
+        "loaded": In(1),
+        "jobs": Out(stream.Signature(job_layout(arch))),
+        "released": In(1),
+        "slot": In(SlotRead(arch)),
+        "job_done": In(3),
+        "written": In(1),
+        "store": Out(1),
+        "stored": In(1),
+        "loading": Out(1),
+        "storing": Out(1),
+    }
+
+
 class Dispatcher(wiring.Component):
     """Turns the walk's works into jobs. While the array works on one, the vectors of the next are loaded.
 
@@ -68,24 +88,11 @@ class Dispatcher(wiring.Component):
         self.arch = arch
         super().__init__(
             {
-                "layer": In(layer_layout()),
-                "input_address": In(address_bits(arch)),
-                "hidden_address": In(address_bits(arch)),
+                **work_members(arch),
                 "works": In(stream.Signature(work_layout(arch))),
                 "place": Out(place_bits(arch)),
                 "entry": In(entry_layout(arch)),
                 "next": In(place_bits(arch)),
-                "fetches": Out(stream.Signature(fetch_layout(arch))),
-                "loaded": In(1),
-                "jobs": Out(stream.Signature(job_layout(arch))),
-                "released": In(1),
-                "slot": In(SlotRead(arch)),
-                "job_done": In(3),
-                "written": In(1),
-                "store": Out(1),
-                "stored": In(1),
-                "loading": Out(1),
-                "storing": Out(1),
                 "idle": Out(1),
             }
         )
@@ -140,9 +147,7 @@ class Dispatcher(wiring.Component):
             write.data.token.eq(this_token),
             write.data.unused.eq(unused),
             write.data.weight.eq(self.entry.weight),
-            fetch.blocks.eq(
-                Mux(down, Mux(job.shared, layer.shared_blocks, layer.inter_blocks), layer.hidden_blocks)
-            ),
+            fetch.blocks.eq(Mux(down, Mux(job.shared, layer.shared_blocks, layer.inter_blocks), layer.hidden_blocks)),
             fetch.router.eq(job.kind == Kind.ROUTER),
             fetch.lines.eq(Mux(down, product, Mux(fetch.router, layer.hidden_blocks << 1, layer.hidden_blocks))),
             fetch.hidden.eq(down),

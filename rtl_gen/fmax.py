@@ -30,6 +30,7 @@ from rtl_gen.exponential import Exponential
 from rtl_gen.hidden_writer import HiddenWriter
 from rtl_gen.loader import Loader
 from rtl_gen.logit_memory import LogitMemory
+from rtl_gen.matrix_segment import MatrixSegment
 from rtl_gen.output import Output
 from rtl_gen.plane_loader import PlaneLoader
 from rtl_gen.post import Post
@@ -68,6 +69,7 @@ BLOCKS: dict[str, Callable[[Arch], wiring.Component]] = {
     "loader": Loader,
     "vector_buffer": VectorBuffer,
     "walk": Walk,
+    "matrix_segment": MatrixSegment,
     "dispatcher": Dispatcher,
     "hidden_writer": HiddenWriter,
     "output": Output,

@@ -8,15 +8,10 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import bits_for
 
 from moe_hw.arch import Arch
-from rtl_gen.dispatcher import Dispatcher
+from rtl_gen.dispatcher import Dispatcher, work_members
 from rtl_gen.expert_queues import ExpertQueues
 from rtl_gen.routing_record import RoutingRecord
 from rtl_gen.types import (
-    SlotRead,
-    address_bits,
-    fetch_layout,
-    job_layout,
-    layer_layout,
     route_layout,
     segment_layout,
 )
@@ -59,7 +54,7 @@ class Scheduler(wiring.Component):
         self.arch = arch
         super().__init__(
             {
-                "layer": In(layer_layout()),
+                **work_members(arch),
                 "start": In(1),
                 "done": Out(1),
                 "routes": In(stream.Signature(route_layout(arch))),
@@ -67,19 +62,6 @@ class Scheduler(wiring.Component):
                 "routing": Out(stream.Signature(32)),
                 "routing_idle": Out(1),
                 "experts_used": Out(bits_for(arch.max_experts + 1)),
-                "input_address": In(address_bits(arch)),
-                "hidden_address": In(address_bits(arch)),
-                "fetches": Out(stream.Signature(fetch_layout(arch))),
-                "loaded": In(1),
-                "jobs": Out(stream.Signature(job_layout(arch))),
-                "released": In(1),
-                "slot": In(SlotRead(arch)),
-                "job_done": In(3),
-                "written": In(1),
-                "store": Out(1),
-                "stored": In(1),
-                "loading": Out(1),
-                "storing": Out(1),
                 "segments": Out(stream.Signature(segment_layout(arch))),
             }
         )
@@ -95,9 +77,6 @@ class Scheduler(wiring.Component):
         connect(m, record.words, flipped(self.routing))
         connect(m, walk.segments, flipped(self.segments))
         connect(m, walk.works, dispatcher.works)
-        connect(m, dispatcher.fetches, flipped(self.fetches))
-        connect(m, dispatcher.jobs, flipped(self.jobs))
-        connect(m, flipped(self.slot), dispatcher.slot)
         m.d.comb += [
             queues.experts.eq(self.layer.experts),
             queues.clear.eq(self.start),
@@ -114,13 +93,16 @@ class Scheduler(wiring.Component):
             walk.count.eq(queues.count),
             walk.arrived.eq(queues.arrived),
             self.experts_used.eq(walk.experts_used),
-            dispatcher.layer.eq(self.layer),
             dispatcher.entry.eq(queues.entry),
             dispatcher.next.eq(queues.next),
             self.done.eq(walk.done & dispatcher.idle),
         ]
-        for name in ("input_address", "hidden_address", "loaded", "released", "job_done", "written", "stored"):
-            m.d.comb += getattr(dispatcher, name).eq(getattr(self, name))
-        for name in ("store", "loading", "storing"):
-            m.d.comb += getattr(self, name).eq(getattr(dispatcher, name))
+        for name, member in work_members(arch).items():
+            outer, inner = getattr(self, name), getattr(dispatcher, name)
+            if member.is_signature:
+                connect(m, inner, flipped(outer))
+            elif member.flow == In:
+                m.d.comb += inner.eq(outer)
+            else:
+                m.d.comb += outer.eq(inner)
         return m

@@ -9,18 +9,16 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from moe_hw.arch import ROUTER_SLOTS, Arch
+from rtl_gen.matrix_segment import MatrixSegment
 from rtl_gen.split import Split
 from rtl_gen.types import (
     Kind,
     address_bits,
     count_bits,
     expert_bits,
-    groups_of,
     layer_layout,
     place_bits,
-    router_groups,
     segment_layout,
-    up_groups,
 )
 
 WORKS = 8
@@ -134,11 +132,6 @@ class Walk(wiring.Component):
         shared = Signal()
         routed = Signal()
         address = Signal(address_bits(arch))  # of the expert
-        chunk = Signal(10)  # first block of the chunk
-        chunk_offset = Signal(address_bits(arch))  # of the chunk in a down matrix
-        shared_chunk_offset = Signal.like(chunk_offset)
-        blocks_left = Signal(10)
-        chunk_blocks = Signal(10)
         parts_left = Signal.like(split.parts)
         extra_left = Signal.like(split.extra)
         fresh = Signal()
@@ -146,11 +139,9 @@ class Walk(wiring.Component):
         by_token = (kind == Kind.ROUTER) | shared
         most = min(ROUTER_SLOTS, arch.slots)
         m.d.comb += [
-            blocks_left.eq(layer.hidden_blocks - chunk),
             split.count.eq(Mux(by_token, layer.tokens, self.count)),
             split.slots.eq(Mux((kind == Kind.ROUTER) & (layer.slots > most), most, layer.slots)),
         ]
-        m.d.sync += chunk_blocks.eq(Mux(blocks_left < layer.chunk_blocks, blocks_left, layer.chunk_blocks))
         with m.If(self.start):
             m.d.sync += routed.eq(0)
         with m.Elif(self.routed):
@@ -169,32 +160,13 @@ class Walk(wiring.Component):
         ]
 
         # ---- the matrix at hand ----
-        inter_blocks = Mux(shared, layer.shared_blocks, layer.inter_blocks)
-        base = Mux(shared, layer.shared_address, Mux(run_ahead, ahead_address, address))
-        down = Mux(shared, layer.shared_down + shared_chunk_offset, layer.expert_down + chunk_offset)
-        segment = Signal(segment_layout(arch))
-        with m.Switch(kind):
-            with m.Case(Kind.ROUTER):
-                m.d.comb += [
-                    segment.address.eq(layer.router_address),
-                    segment.groups.eq(router_groups(arch, layer)),
-                    segment.blocks.eq(layer.hidden_blocks),
-                    segment.passes.eq(layer.router_passes),
-                ]
-            with m.Case(Kind.UP):
-                m.d.comb += [
-                    segment.address.eq(base),
-                    segment.groups.eq(up_groups(arch, inter_blocks)),
-                    segment.blocks.eq(layer.hidden_blocks),
-                    segment.passes.eq(Mux(shared, layer.shared_passes, layer.passes)),
-                ]
-            with m.Case(Kind.DOWN):
-                m.d.comb += [
-                    segment.address.eq(base + down),
-                    segment.groups.eq(groups_of(arch, chunk_blocks)),
-                    segment.blocks.eq(inter_blocks),
-                    segment.passes.eq(Mux(shared, layer.shared_passes, layer.passes)),
-                ]
+        m.submodules.matrix = matrix = MatrixSegment(arch)
+        m.d.comb += [
+            matrix.layer.eq(layer),
+            matrix.kind.eq(kind),
+            matrix.shared.eq(shared),
+            matrix.expert.eq(Mux(run_ahead, ahead_address, address)),
+        ]
         with m.If(self.segments.ready):
             m.d.sync += self.segments.valid.eq(0)
         m.d.comb += [
@@ -203,7 +175,7 @@ class Walk(wiring.Component):
             work.fresh.eq(fresh),
             work.head.eq(self.head),
             work.slots.eq(split.base + (extra_left != 0)),
-            work.groups.eq(segment.groups),
+            work.groups.eq(matrix.segment.groups),
         ]
 
         def push(step: Step, following: str) -> None:
@@ -214,8 +186,8 @@ class Walk(wiring.Component):
         with m.FSM():
             with m.State("DONE"):
                 m.d.comb += self.done.eq(queue.level == 0)
-                m.d.sync += [kind.eq(Kind.ROUTER), shared.eq(0), chunk.eq(0)]
-                m.d.sync += [chunk_offset.eq(0), shared_chunk_offset.eq(0)]
+                m.d.comb += matrix.restart.eq(1)
+                m.d.sync += [kind.eq(Kind.ROUTER), shared.eq(0)]
                 m.d.sync += [ahead.eq(0), ahead_address.eq(layer.expert_address)]
                 with m.If(self.start):
                     m.d.sync += self.experts_used.eq(0)
@@ -233,7 +205,7 @@ class Walk(wiring.Component):
                     with m.If(was_read & ~by_token):
                         m.next = "JOB"
             with m.State("SEGMENT"), m.If(~self.segments.valid | self.segments.ready):
-                m.d.sync += [self.segments.valid.eq(1), self.segments.payload.eq(segment)]
+                m.d.sync += [self.segments.valid.eq(1), self.segments.payload.eq(matrix.segment)]
                 m.next = "JOB"
             with m.State("JOB"):
                 m.d.comb += [work.step.eq(Step.JOB), queue.w_en.eq(1)]
@@ -266,7 +238,7 @@ class Walk(wiring.Component):
                     m.d.comb += run_ahead.eq(1)
                     m.d.sync += [
                         self.segments.valid.eq(1),
-                        self.segments.payload.eq(segment),
+                        self.segments.payload.eq(matrix.segment),
                         ahead.eq(ahead + 1),
                         ahead_address.eq(ahead_address + layer.expert_stride),
                     ]
@@ -299,12 +271,8 @@ class Walk(wiring.Component):
             with m.State("STORE"):
                 push(Step.STORE, "CHUNK")
             with m.State("CHUNK"):
-                m.d.sync += [
-                    chunk.eq(chunk + layer.chunk_blocks),
-                    chunk_offset.eq(chunk_offset + layer.chunk_stride),
-                    shared_chunk_offset.eq(shared_chunk_offset + layer.shared_chunk_stride),
-                ]
+                m.d.comb += matrix.advance.eq(1)
                 m.next = "DOWN"
-                with m.If(blocks_left <= layer.chunk_blocks):
+                with m.If(matrix.last_chunk):
                     m.next = "DONE"
         return m

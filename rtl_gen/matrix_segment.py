@@ -1,0 +1,102 @@
+"""Where a matrix lies and how large it is: the router's, an expert's gate_up, or a chunk of its down."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from moe_hw.arch import Arch
+from rtl_gen.types import Kind, address_bits, groups_of, layer_layout, router_groups, segment_layout, up_groups
+
+
+class MatrixSegment(wiring.Component):
+    """Makes the segment of a matrix, and goes through the chunks of output columns.
+
+    Parameters
+    ----------
+    arch : Arch
+        Sizes of the accelerator.
+
+    Members
+    -------
+    layer : In(layer_layout())
+    kind : In(Kind), shared : In(1), expert : In
+        Which matrix: of the router, or gate_up or down of the shared or of the routed expert at address ``expert``.
+    restart : In(1), advance : In(1)
+        The first chunk; the one after this.
+    last_chunk : Out(1)
+        There is none after this.
+    segment : Out(segment_layout(arch))
+        The matrix; of kind DOWN, its chunk.
+
+    Latency: none; two cycles after ``restart`` and ``advance``.
+    """
+
+    def __init__(self, arch: Arch):
+        self.arch = arch
+        super().__init__(
+            {
+                "layer": In(layer_layout()),
+                "kind": In(Kind),
+                "shared": In(1),
+                "expert": In(address_bits(arch)),
+                "restart": In(1),
+                "advance": In(1),
+                "last_chunk": Out(1),
+                "segment": Out(segment_layout(arch)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        arch = self.arch
+        layer = self.layer
+
+        # ---- the chunk ----
+        first_block = Signal(10)
+        blocks_left = Signal(10)
+        chunk_blocks = Signal(10)
+        offset = Signal(address_bits(arch))  # of the chunk in a down matrix
+        shared_offset = Signal.like(offset)
+        m.d.comb += [
+            blocks_left.eq(layer.hidden_blocks - first_block),
+            self.last_chunk.eq(blocks_left <= layer.chunk_blocks),
+        ]
+        m.d.sync += chunk_blocks.eq(Mux(self.last_chunk, blocks_left, layer.chunk_blocks))
+        with m.If(self.restart):
+            m.d.sync += [first_block.eq(0), offset.eq(0), shared_offset.eq(0)]
+        with m.Elif(self.advance):
+            m.d.sync += [
+                first_block.eq(first_block + layer.chunk_blocks),
+                offset.eq(offset + layer.chunk_stride),
+                shared_offset.eq(shared_offset + layer.shared_chunk_stride),
+            ]
+
+        # ---- the matrix ----
+        inter_blocks = Mux(self.shared, layer.shared_blocks, layer.inter_blocks)
+        base = Mux(self.shared, layer.shared_address, self.expert)
+        down = Mux(self.shared, layer.shared_down + shared_offset, layer.expert_down + offset)
+        segment = self.segment
+        m.d.comb += segment.passes.eq(Mux(self.shared, layer.shared_passes, layer.passes))
+        with m.Switch(self.kind):
+            with m.Case(Kind.ROUTER):
+                m.d.comb += [
+                    segment.address.eq(layer.router_address),
+                    segment.groups.eq(router_groups(arch, layer)),
+                    segment.blocks.eq(layer.hidden_blocks),
+                    segment.passes.eq(layer.router_passes),
+                ]
+            with m.Case(Kind.UP):
+                m.d.comb += [
+                    segment.address.eq(base),
+                    segment.groups.eq(up_groups(arch, inter_blocks)),
+                    segment.blocks.eq(layer.hidden_blocks),
+                ]
+            with m.Case(Kind.DOWN):
+                m.d.comb += [
+                    segment.address.eq(base + down),
+                    segment.groups.eq(groups_of(arch, chunk_blocks)),
+                    segment.blocks.eq(inter_blocks),
+                ]
+        return m
