@@ -91,7 +91,6 @@ class Scheduler(wiring.Component):
             walk.routed.eq(queues.filled),
             walk.head.eq(queues.head),
             walk.count.eq(queues.count),
-            walk.arrived.eq(queues.arrived),
             self.experts_used.eq(walk.experts_used),
             dispatcher.entry.eq(queues.entry),
             dispatcher.next.eq(queues.next),

@@ -39,8 +39,8 @@ class Step(enum.Enum, shape=2):
 def work_layout(arch: Arch) -> data.StructLayout:
     """A piece of work. A job has the next ``slots`` vectors of its queue, from ``head`` on if it is ``fresh``.
 
-    ``unused`` marks the job of an expert that was read ahead and that no token chose: some vector, and the place
-    behind all choices, so that its weights pass through the array and leave no trace.
+    ``unused`` marks the job of an expert that was read ahead and that no token chose: some vector, whose results are
+    dropped, so that its weights pass through the array and leave no trace. Its ``head`` means nothing.
     """
     return data.StructLayout(
         {
@@ -85,8 +85,6 @@ class Walk(wiring.Component):
         Pulse: all routes are in their queues.
     expert : Out, head : In, count : In
         Queue lookup, one cycle later.
-    arrived : In
-        Choices in all queues.
     segments : Out(stream of segment_layout), works : Out(stream of work_layout)
         Matrices to read, and what to do with them in the same order.
     experts_used : Out
@@ -105,7 +103,6 @@ class Walk(wiring.Component):
                 "expert": Out(expert_bits(arch)),
                 "head": In(place_bits(arch)),
                 "count": In(count_bits(arch)),
-                "arrived": In(range(arch.queue_entries + 1)),
                 "segments": Out(stream.Signature(segment_layout(arch))),
                 "works": Out(stream.Signature(work_layout(arch))),
                 "experts_used": Out(bits_for(arch.max_experts + 1)),
@@ -251,7 +248,7 @@ class Walk(wiring.Component):
                     with m.If(was_read):
                         m.next = "UNUSED"
             with m.State("UNUSED"):
-                m.d.comb += [work.unused.eq(1), work.fresh.eq(1), work.head.eq(self.arrived), work.slots.eq(1)]
+                m.d.comb += [work.unused.eq(1), work.fresh.eq(1), work.slots.eq(1)]
                 push(Step.JOB, "ADVANCE")
             with m.State("ADVANCE"):
                 m.d.sync += [self.expert.eq(self.expert + 1), address.eq(address + layer.expert_stride)]

@@ -85,6 +85,19 @@ def test_layers_equal_the_golden_model(
     device.unload(handle)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_experts_that_are_read_ahead_and_not_chosen(device: Device, seed: int) -> None:
+    """26 similar tokens choose one or two of six experts, of which all are read before the routes are known."""
+    layer = random_layer(LayerSpec(70, RouterSpec(6, 1), ExpertSpec(50), SharedSpec(33, gated=True)), 3)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(1, 70, generator=generator) + 0.2 * torch.randn(26, 70, generator=generator)
+    handle = device.load(layer)
+    result = handle(x)
+    assert len(result.experts.unique()) <= 2
+    assert_equal(result, golden(layer, x))
+    handle.unload()
+
+
 def test_random_layers_side_by_side(device: Device) -> None:
     """Layers of all shapes lie in one memory and are called in turn."""
     seed = random_seed()
