@@ -38,6 +38,11 @@ EXP_ZERO = -200
 """Exponent that a block of zeros is given."""
 
 
+def most_lanes(columns: int) -> int:
+    """Elements a cycle that ``columns`` columns can feed: a column group is left four cycles."""
+    return columns // 4
+
+
 class ArchError(ValueError):
     """A combination of sizes that cannot be built."""
 
@@ -116,7 +121,7 @@ class Arch:
             f"got {self.data_bits}; choose more columns or a narrower bus",
         )
         require(
-            self.lanes <= self.columns // 4 and 32 * self.lanes <= self.data_bits,
+            self.lanes <= most_lanes(self.columns) and 32 * self.lanes <= self.data_bits,
             f"lanes: expected at most a quarter of the {self.columns} columns, and 32 bits each within the bus of "
             f"{self.data_bits}, got {self.lanes}",
         )
@@ -131,7 +136,7 @@ class Arch:
         columns = self.columns // self.channels
         addr_bits = self.addr_bits - (self.channels - 1).bit_length()
         return dataclasses.replace(
-            self, columns=columns, channels=1, addr_bits=addr_bits, lanes=min(self.lanes, columns // 4)
+            self, columns=columns, channels=1, addr_bits=addr_bits, lanes=min(self.lanes, most_lanes(columns))
         )
 
     @property
@@ -148,10 +153,9 @@ class Arch:
     def combine_lanes(self) -> int:
         """Elements that the combine buffer takes in a cycle.
 
-        Twice ``lanes``, as a column group of down has twice the elements of one of gate_up; but no more than leave four
-        cycles for a group.
+        Twice ``lanes``, as a column group of down has twice the elements of one of gate_up.
         """
-        return min(2 * self.lanes, self.columns // 4)
+        return min(2 * self.lanes, most_lanes(self.columns))
 
     @property
     def beat_bits(self) -> int:

@@ -173,7 +173,7 @@ class _Command:
         size = layer_matrices(spec, self.form.bits, self.arch.columns)[0]
         scans = 1 if spec.router.normalise else 2
         scan = scans * (spec.router_rows + SCAN_CYCLES) + spec.router.top_k
-        emit = ROUTE_CYCLES * self.footprint.choices + DIVIDE_CYCLES * (1 + spec.shared_gate)
+        emit = ROUTE_CYCLES * footprint.choices + DIVIDE_CYCLES * (1 + spec.shared_gate)
         routed = 0.0
         for count in self._parts(self.tokens, ROUTER_SLOTS):
             vectors = max(PLANES_PER_PASS, count * (ROUTER.token_bits // 8))

@@ -24,7 +24,7 @@ RUNS = 4
 
 def lines_of_run(arch: Arch) -> int:
     """Lines of a full run: one burst of the writer."""
-    return min(LONGEST_RUN, max(1, arch.burst_bytes // SEGMENT_ALIGN))
+    return min(LONGEST_RUN, arch.burst_bytes // SEGMENT_ALIGN)
 
 
 def run_layout(arch: Arch) -> data.StructLayout:

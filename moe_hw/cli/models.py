@@ -58,10 +58,11 @@ def find_board(args: argparse.Namespace) -> Board:
     """
     from boards import load_board
     from moe_hw import fit
+    from moe_hw.arch import most_lanes
 
     board = load_board(args.board)
     if args.columns:
-        lanes = min(fit.arch_of(board).lanes, max(1, args.columns // 4))
+        lanes = min(fit.arch_of(board).lanes, most_lanes(args.columns))
         sizes = {**board.accelerator, "columns": args.columns, "lanes": lanes}
         board = dataclasses.replace(board, accelerator=sizes)
     fit.check(board, fit.arch_of(board))
