@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 
 from host.ring import RING_COMMANDS, Command
 from moe_hw.errors import DeviceError, InputError
 from moe_hw.formats import Tokens, quantise_tokens
-from moe_hw.image import LayerImage, StoredLayer, aligned, input_record, read_output, read_routing
+from moe_hw.image import LayerImage, StoredLayer, aligned, input_record, read_output, read_routing, routes_record
 from moe_hw.limits import Footprint
 from moe_hw.registers import COMPLETION, COUNTERS
 from moe_hw.report import Report
 from moe_hw.result import Result
+from moe_hw.routes import GivenRoutes
 
 if TYPE_CHECKING:
     from host.driver import Device
@@ -26,12 +28,13 @@ GRACE_CYCLES = 200_000
 """Cycles that any command may take on top."""
 
 
-def _place(address: int, footprint: Footprint, tokens: int) -> tuple[dict[str, int], int]:
+def place(address: int, footprint: Footprint, tokens: int) -> tuple[dict[str, int], int]:
     """Byte addresses of one command's records, one after the other from ``address`` on, and where they end."""
     sizes = {
         "input": footprint.input_bytes(tokens),
         "output": footprint.output_bytes(tokens),
         "routing": footprint.routing_bytes(tokens),
+        "routes": footprint.routing_bytes(tokens) if footprint.spec.router.given else 0,
         "completion": COMPLETION.size_bytes,
     }
     addresses = {}
@@ -39,6 +42,13 @@ def _place(address: int, footprint: Footprint, tokens: int) -> tuple[dict[str, i
         addresses[name] = address
         address += aligned(size)
     return addresses, address
+
+
+class _Batch(NamedTuple):
+    """Tokens of a command, and their routes if they are given: experts and weights."""
+
+    tokens: Tokens
+    routes: tuple[np.ndarray, np.ndarray] | None
 
 
 class Handle:
@@ -63,7 +73,7 @@ class Handle:
     @property
     def workspace_bytes(self) -> int:
         """Room for hidden activations, and for the records of a full ring of the largest batches."""
-        return self._hidden_bytes + RING_COMMANDS * _place(0, self.footprint, self.max_tokens)[1]
+        return self._hidden_bytes + RING_COMMANDS * place(0, self.footprint, self.max_tokens)[1]
 
     @property
     def _hidden_bytes(self) -> int:
@@ -87,17 +97,19 @@ class Handle:
         """Forget the device; ``Device.unload`` calls it."""
         self._device = None
 
-    def __call__(self, x: torch.Tensor) -> Result:
+    def __call__(self, x: torch.Tensor, routes: GivenRoutes | None = None) -> Result:
         """Run the layer.
 
         Parameters:
             x: floating point activations ``[..., hidden]``, on the CPU or not.
+            routes: of all tokens, if the layer's spec says that they are given, and only then.
 
         Returns:
             ``output`` float32 of x's shape, ``experts`` and ``weights`` ``[tokens, top_k]``, and the ``report``.
 
         Raises:
-            InputError: a wrong shape or type, NaN, Inf or a magnitude that the format cannot hold.
+            InputError: a wrong shape or type, NaN, Inf or a magnitude that the format cannot hold; routes that cannot
+                be.
             DeviceTimeout: the device did not answer in time; it was reset and can be used again.
             DeviceError: the device answered an error; it can be used again.
         """
@@ -107,8 +119,16 @@ class Handle:
                 f"{self.name}: expected floating point activations [..., {self.spec.hidden}], "
                 f"got {str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
             )
-        tokens = quantise_tokens(x.detach().reshape(-1, self.spec.hidden))
-        batches = [tokens[at : at + self.max_tokens] for at in range(0, len(tokens), self.max_tokens)]
+        if self.spec.router.given != (routes is not None):
+            wanted = "routes, since the layer has no router" if routes is None else "no routes, since it has a router"
+            raise InputError(f"{self.name}: expected {wanted}")
+        tokens = quantise_tokens(x.detach().reshape(-1, self.spec.hidden), self.spec.constant)
+        parts = [slice(at, at + self.max_tokens) for at in range(0, len(tokens), self.max_tokens)]
+        if routes is None:
+            batches = [_Batch(tokens[part], None) for part in parts]
+        else:
+            experts, weights = routes.rounded(self.spec, len(tokens))
+            batches = [_Batch(tokens[part], (experts[part], weights[part])) for part in parts]
         results: list[Result] = []
         for at in range(0, len(batches), RING_COMMANDS):
             results += self._run(device, batches[at : at + RING_COMMANDS])
@@ -126,20 +146,22 @@ class Handle:
             raise DeviceError(f"{self.name} was unloaded from its device; load it again")
         return self._device
 
-    def _run(self, device: Device, batches: list[Tokens]) -> list[Result]:
+    def _run(self, device: Device, batches: list[_Batch]) -> list[Result]:
         """Run at most a ring of batches together."""
         commands: list[Command] = []
         address = device.workspace + self._hidden_bytes
-        for tokens in batches:
-            addresses, address = _place(address, self.footprint, len(tokens))
+        for tokens, routes in batches:
+            addresses, address = place(address, self.footprint, len(tokens))
             device.transport.write(addresses["input"], input_record(tokens))
+            if routes is not None:
+                device.transport.write(addresses["routes"], routes_record(*routes))
             cut = self.footprint.cut(len(tokens))
             commands.append((cut, {"layer": self.address, "hidden": device.workspace, **addresses}))
         bound = sum(GRACE_CYCLES + PATIENCE * self._expected_cycles(device, cut["tokens"]) for cut, _ in commands)
         completions = device.ring.run(commands, bound, self.name)
         return [
-            self._collect(device, cut["tokens"], addresses, completion)
-            for (cut, addresses), completion in zip(commands, completions, strict=True)
+            self._collect(device, batch, addresses, completion)
+            for batch, (_, addresses), completion in zip(batches, commands, completions, strict=True)
         ]
 
     def _expected_cycles(self, device: Device, tokens: int) -> int:
@@ -151,12 +173,16 @@ class Handle:
         return int(moved / rate) + footprint.array_cycles(tokens) + footprint.vector_cycles(tokens)
 
     def _collect(
-        self, device: Device, tokens: int, addresses: Mapping[str, int], completion: Mapping[str, int]
+        self, device: Device, batch: _Batch, addresses: Mapping[str, int], completion: Mapping[str, int]
     ) -> Result:
+        tokens = len(batch.tokens)
         output = device.transport.read(addresses["output"], self.footprint.output_bytes(tokens))
-        routing = device.transport.read(addresses["routing"], self.footprint.routing_bytes(tokens))
-        experts, weights = read_routing(routing, tokens, self.spec)
-        used = frozenset(experts.flatten().tolist())
+        if batch.routes is None:
+            routing = device.transport.read(addresses["routing"], self.footprint.routing_bytes(tokens))
+            experts, weights = read_routing(routing, tokens, self.spec)
+        else:
+            experts, weights = (torch.from_numpy(part[:, : self.spec.router.top_k].copy()) for part in batch.routes)
+        used = frozenset(experts[experts >= 0].tolist())
         word_bytes = device.arch.data_bits // 8
         necessary = self.footprint.token_bytes(tokens) + self.footprint.weight_bytes(len(used))
         report = Report(

@@ -3,84 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from host.driver import Device
 from host.handle import Handle
+from host.modules import ADAPTERS, AcceleratedBlock, AcceleratedExperts, AcceleratedLayer, LayerTotals
 from moe_hw.errors import UsageError
-from moe_hw.families import moe_blocks
-from moe_hw.layer import MoELayer
 from moe_hw.quantised import QuantisedLayer
 from moe_hw.report import Report
-from moe_hw.twins.layer import golden
+from moe_hw.sites import Site, moe_sites
 
 Progress = Callable[[int, int, str], None]
 """Called with the layers done, the number of layers, and what comes next."""
 
 
-@dataclass
-class LayerTotals:
-    """What one layer did so far.
-
-    Attributes:
-        name: qualified name of the block in the model.
-        calls: calls of the block.
-        report: sum of the calls' reports.
-        equal: calls whose output, experts and weights had exactly the golden model's bits; counted only with ``check``.
-        failed: calls that differed in at least one bit.
-    """
-
-    name: str
-    calls: int = 0
-    report: Report = field(default_factory=Report)
-    equal: int = 0
-    failed: int = 0
+INTERFACE = "moe_hw"
+"""Name in that interface."""
 
 
-class AcceleratedBlock(torch.nn.Module):
-    """Stands in for a MoE block of a transformers model; inference only.
-
-    Parameters:
-        handle: the layer on the device.
-        totals: where calls are counted.
-        checked: the layer's quantised weights if each call is to be compared with the golden model.
-    """
-
-    def __init__(self, handle: Handle, totals: LayerTotals, checked: QuantisedLayer | None):
-        super().__init__()
-        self._handle = handle
-        self._totals = totals
-        self._checked = checked
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """``[batch, sequence, hidden]`` to the same shape, type and place."""
-        if self.training:
-            raise UsageError(f"{self._totals.name}: expected a model in inference mode; call model.eval()")
-        result = self._handle(hidden_states)
-        self._totals.calls += 1
-        self._totals.report += result.report or Report()
-        if self._checked is not None:
-            tokens = hidden_states.detach().reshape(-1, hidden_states.shape[-1]).cpu()
-            expected = golden(self._checked, tokens)
-            equal = (
-                torch.equal(result.output.reshape(tokens.shape), expected.output)
-                and torch.equal(result.experts, expected.experts)
-                and torch.equal(result.weights, expected.weights)
-            )
-            self._totals.equal += equal
-            self._totals.failed += not equal
-        return result.output.to(dtype=hidden_states.dtype, device=hidden_states.device)
+def _through_interface(
+    module: torch.nn.Module, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+) -> torch.Tensor:
+    """What a module of experts calls; its accelerated experts are an attribute and no submodule."""
+    return module._moe_hw(hidden_states, top_k_index, top_k_weights)  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
 class _Swap:
-    parent: torch.nn.Module
-    attribute: str
-    block: torch.nn.Module
+    """A replacement that can be taken back."""
+
     handle: Handle
+    do: Callable[[], None]
+    undo: Callable[[], None]
+
+
+def _replace(site: Site, replacement: AcceleratedLayer, handle: Handle) -> _Swap:
+    """Another module in its place."""
+    return _Swap(
+        handle,
+        lambda: setattr(site.parent, site.attribute, replacement),
+        lambda: setattr(site.parent, site.attribute, site.module),
+    )
+
+
+def _enter_interface(site: Site, replacement: AcceleratedExperts, handle: Handle) -> _Swap:
+    """The module stays and calls the accelerator through transformers' experts interface."""
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    config: Any = site.module.config
+    before = config._experts_implementation_internal
+
+    def do() -> None:
+        ALL_EXPERTS_FUNCTIONS.register(INTERFACE, _through_interface)
+        object.__setattr__(site.module, "_moe_hw", replacement)
+        config._experts_implementation_internal = INTERFACE
+
+    def undo() -> None:
+        object.__delattr__(site.module, "_moe_hw")
+        config._experts_implementation_internal = before
+
+    return _Swap(handle, do, undo)
 
 
 class Acceleration:
@@ -114,11 +99,13 @@ class Acceleration:
     def restore(self) -> None:
         """Put the model's own blocks back and free the device's memory; the counters stay."""
         for swap in self._swaps:
-            setattr(swap.parent, swap.attribute, swap.block)
+            swap.undo()
             if swap.handle.loaded:
                 self._device.unload(swap.handle)
         self._swaps = []
-        self._hook.remove()
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
 
 
 def accelerate(
@@ -126,18 +113,22 @@ def accelerate(
     device: Device,
     weight_format: str = "int4",
     check: bool = False,
+    scales: str = "largest",
     progress: Progress | None = None,
 ) -> Acceleration:
-    """Run every MoE block of ``model`` on ``device`` from now on.
+    """Run the MoE layers of ``model`` on ``device`` from now on.
 
-    The blocks are replaced in place and keep their signature, so ``model.generate()`` works as before. Either all
-    of them are replaced, or the model and the device stay as they were.
+    Blocks are replaced in place and keep their signature, so ``model.generate()`` works as before. Of a block whose
+    router the accelerator cannot run, the experts alone run there, through transformers' experts interface if they
+    take part in it; :class:`LayerTotals` says so. Either all layers are accelerated, or model and device stay as they
+    were.
 
     Parameters:
         model: a transformers 5.x model, in inference mode.
         device: has to hold the weights of all MoE layers.
         weight_format: how the experts' weights are quantised.
         check: compare every call with the golden model, bit for bit; see :class:`LayerTotals`.
+        scales: how their scales are chosen, ``largest`` or ``mse``; see ``moe_hw.formats.quantise``.
         progress: told about each layer before it is loaded.
 
     Raises:
@@ -146,33 +137,44 @@ def accelerate(
         DeviceError: a layer does not fit the accelerator or its memory.
         UsageError: the model is accelerated already, or is set to return router logits.
     """
-    if any(isinstance(module, AcceleratedBlock) for module in model.modules()):
+    if any(isinstance(module, AcceleratedLayer) or hasattr(module, "_moe_hw") for module in model.modules()):
         raise UsageError("the model is accelerated already; restore() it first")
-    _refuse_router_logits(model, (), {})
-    blocks = moe_blocks(model)
+    sites = moe_sites(model)
+    if any(site.family for site in sites):
+        _refuse_router_logits(model, (), {})
     layers: list[LayerTotals] = []
     swaps: list[_Swap] = []
-    replacements: list[AcceleratedBlock] = []
     try:
-        for number, (name, parent, attribute, block) in enumerate(blocks):
+        for number, site in enumerate(sites):
             if progress:
-                progress(number, len(blocks), name)
-            quantised = QuantisedLayer(MoELayer.from_module(block), weight_format, name)
-            handle = device.load(quantised, name=name)
-            totals = LayerTotals(name)
-            layers.append(totals)
-            swaps.append(_Swap(parent, attribute, block, handle))
-            replacements.append(AcceleratedBlock(handle, totals, quantised if check else None).train(block.training))
+                progress(number, len(sites), site.name)
+            quantised = QuantisedLayer(site.layer(), weight_format, site.name, scales)
+            handle = device.load(quantised, name=site.name)
+            layers.append(LayerTotals(site.name, site.stays))
+            swaps.append(swap_of(site, handle, layers[-1], quantised if check else None))
     except BaseException:
         for swap in swaps:
             device.unload(swap.handle)
         raise
-    for swap, replacement in zip(swaps, replacements, strict=True):
-        setattr(swap.parent, swap.attribute, replacement)
-    hook = model.register_forward_pre_hook(_refuse_router_logits, with_kwargs=True)
+    for swap in swaps:
+        swap.do()
+    hook = None
+    if any(site.family for site in sites):
+        hook = model.register_forward_pre_hook(_refuse_router_logits, with_kwargs=True)
     if progress:
-        progress(len(blocks), len(blocks), "all layers are loaded")
+        progress(len(sites), len(sites), "all layers are loaded")
     return Acceleration(device, layers, swaps, hook)
+
+
+def swap_of(site: Site, handle: Handle, totals: LayerTotals, checked: QuantisedLayer | None) -> _Swap:
+    """The replacement of a layer, not done yet."""
+    if site.family is not None:
+        bias = site.module.get_parameter(site.family.output_bias) if site.family.output_bias else None
+        block = AcceleratedBlock(handle, totals, checked, bias, site.family.returns_scores)
+        return _replace(site, block.train(site.module.training), handle)
+    kind = type(site.module).__name__
+    experts = ADAPTERS.get(kind, AcceleratedExperts)(handle, totals, checked).train(site.module.training)
+    return _replace(site, experts, handle) if kind in ADAPTERS else _enter_interface(site, experts, handle)
 
 
 def _refuse_router_logits(model: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:

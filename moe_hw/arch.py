@@ -11,7 +11,7 @@ ROWS = 32
 """Rows of the array, elements of a block of the block floating point format."""
 
 PLANES_PER_PASS = 4
-"""Bit planes of one array pass: weights wider than 4 bits take several passes."""
+"""Bit planes of an array pass but a tile's first, which takes 2 to 5: codes of up to 5 bits take one pass."""
 
 TILES_PER_SCALE_BEAT = 4
 """Tiles whose scales (8 bits a column) fill one beat of 32 bits a column."""
@@ -36,6 +36,12 @@ EXP_MIN = -(1 << EXP_BITS - 1)
 
 EXP_ZERO = -200
 """Exponent that a block of zeros is given."""
+
+
+def passes_of(bits: int) -> list[int]:
+    """Bit planes of each array pass of codes of 2 bits or more, the most significant pass first."""
+    passes = (bits + 2) // PLANES_PER_PASS
+    return [bits - PLANES_PER_PASS * (passes - 1)] + [PLANES_PER_PASS] * (passes - 1)
 
 
 def most_lanes(columns: int) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from boards import Board
-from moe_hw.arch import PLANES_PER_PASS, ROUTER_SLOTS, ROWS, SEGMENT_ALIGN, Arch
+from moe_hw.arch import PLANES_PER_PASS, ROUTER_SLOTS, ROWS, SEGMENT_ALIGN, Arch, passes_of
 from moe_hw.formats import ROUTER, WeightFormat
 from moe_hw.image import layer_matrices, matrix_bytes
 from moe_hw.limits import Footprint
@@ -26,8 +26,8 @@ RESOURCES = ("memory", "multipliers", "latency")
 ARRAY_LATENCY = 3 + ROWS + 3 + 8
 """Cycles from the decision to multiply to the accumulator's result: sequencer, array, accumulator."""
 
-POST_LATENCY = 18 + 42 + 8
-"""Cycles of SwiGLU, of re-quantising and of the order to write a hidden block."""
+POST_LATENCY = 19 + 42 + 8
+"""Cycles of the activation function, of re-quantising and of the order to write a hidden block."""
 
 COMBINE_LATENCY = 14
 """Cycles from a result to its sum."""
@@ -39,6 +39,9 @@ DIVIDE_CYCLES = 30
 
 EXPONENTIAL_LATENCY = 13
 """Cycles from a choice to its exponential."""
+
+GIVEN_CYCLES = 2
+"""Cycles of the expert queues for each given route."""
 
 SLOT_CYCLES = 5
 """Cycles of the dispatcher for each slot."""
@@ -143,7 +146,7 @@ class _Command:
         ends.append(max(self.array, routed))
         for count, inter_blocks in routed_jobs:
             self._up(count, inter_blocks, routed)
-        self.dispatched = self.array + ARRAY_LATENCY + self.arch.columns // 2 // self.arch.lanes + POST_LATENCY
+        self.dispatched = self.array + ARRAY_LATENCY + self._activations // self.arch.lanes + POST_LATENCY
         self.dispatched += self.latency
         chunk_blocks = self.footprint.chunk_blocks(tokens)
         stored = 0.0
@@ -170,6 +173,8 @@ class _Command:
     def _router(self, known: float) -> float:
         """The router's jobs; returns when all tokens are routed."""
         spec, footprint = self.spec, self.footprint
+        if spec.router.given:
+            return known + self.latency + GIVEN_CYCLES * self.tokens * footprint.choices
         size = layer_matrices(spec, self.form.bits, self.arch.columns)[0]
         scans = 1 if spec.router.normalise else 2
         scan = scans * (spec.router_rows + SCAN_CYCLES) + spec.router.top_k
@@ -177,21 +182,26 @@ class _Command:
         routed = 0.0
         for count in self._parts(self.tokens, ROUTER_SLOTS):
             vectors = max(PLANES_PER_PASS, count * (ROUTER.token_bits // 8))
-            cycles = footprint.router_groups * spec.hidden_blocks * ROUTER.passes * vectors
-            self._job(count, 2 * spec.hidden_blocks, size, cycles, known)
+            cycles = footprint.router_groups * spec.input_blocks * ROUTER.passes * vectors
+            self._job(count, 2 * spec.input_blocks, size, cycles, known)
             routed = max(routed, self.array + ARRAY_LATENCY) + count * max(scan, emit)
         return routed + emit + EXPONENTIAL_LATENCY + self.latency
 
     def _up(self, tokens: int, inter_blocks: int, known: float) -> None:
-        columns, hidden_blocks = self.arch.columns, self.spec.hidden_blocks
-        rows = 2 * ROWS * inter_blocks
+        columns, input_blocks = self.arch.columns, self.spec.input_blocks
+        rows = self.spec.first_matrices * ROWS * inter_blocks
         groups = -(-rows // columns)
-        size = matrix_bytes(rows, hidden_blocks, self.form.bits, columns)
+        size = matrix_bytes(rows, input_blocks, self.form.bits, columns)
         for count in self._parts(tokens):
             written = count * inter_blocks * SEGMENT_ALIGN
-            drain = count * columns // 2 // self.arch.lanes
-            cycles = groups * max(hidden_blocks * self._tile(count), drain)
-            self._job(count, hidden_blocks, size + written, cycles, known)
+            drain = count * self._activations // self.arch.lanes
+            cycles = groups * max(input_blocks * self._tile(count), drain)
+            self._job(count, input_blocks, size + written, cycles, known)
+
+    @property
+    def _activations(self) -> int:
+        """Hidden activations of a vector that a column group makes."""
+        return self.arch.columns // self.spec.first_matrices
 
     def _down(self, tokens: int, inter_blocks: int, blocks: int) -> None:
         columns = self.arch.columns
@@ -203,7 +213,7 @@ class _Command:
 
     def _tile(self, vectors: int) -> int:
         """Cycles of a tile in the array."""
-        return self.form.passes * max(PLANES_PER_PASS, vectors)
+        return sum(max(planes, vectors) for planes in passes_of(self.form.bits))
 
     def _parts(self, vectors: int, most: int | None = None) -> Iterator[int]:
         """A queue's jobs of at most ``most`` vectors."""

@@ -1,7 +1,6 @@
-"""The MoE families of transformers 5.x that a layer can be read from.
+"""The MoE families of transformers 5.x whose whole blocks the accelerator runs, router included.
 
-They are told apart by the class of their block. Sizes and settings come from the block itself, so a configuration is
-read by building its model without weights, and nothing is known of a family's configuration here.
+They are told apart by the class of their block. Sizes and settings come from the block itself.
 """
 
 from __future__ import annotations
@@ -13,11 +12,9 @@ from typing import Any
 import torch
 
 from moe_hw.errors import ModelError, UnsupportedLayer
+from moe_hw.experts import activation_of, check_floats, read_experts
 from moe_hw.layer import ExpertWeights, MoELayer
-from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec, SharedSpec
-
-GATE_UP, DOWN = "experts.gate_up_proj", "experts.down_proj"
-_SILU = ("SiLU", "SiLUActivation")
+from moe_hw.spec import LayerSpec, RouterSpec, SharedSpec
 
 
 def _always(router: Any) -> bool:
@@ -30,6 +27,15 @@ def _never(router: Any) -> bool:
 
 def _as_configured(router: Any) -> bool:
     return bool(router.norm_topk_prob)
+
+
+def _by_sum(block: Any) -> bool:
+    return block.moe_normalize_expert_weights is not None
+
+
+def _with_l1_norm(block: Any) -> None:
+    if block.moe_normalize_expert_weights is not None:
+        _expect("router.norm", block.moe_normalize_expert_weights, 1)
 
 
 def _scaled(block: Any) -> tuple[float, float]:
@@ -55,32 +61,39 @@ class Family:
 
     Attributes:
         block: name of the block's class.
-        normalise: whether the weights of a token's experts sum to one, from the router's module.
-        router: name of the router's weight, in the module that knows ``top_k``.
+        normalise: whether the weights of a token's experts sum to one, from the module that knows ``top_k``.
+        router: name of the router's weight; its bias, if it has one, is beside it.
+        top_k: name of the module that knows ``top_k``; the block itself if empty.
+        experts: name of the module with the experts; the block itself if empty.
         shared: name of the shared expert's module; a block may have none.
         shared_gate: name of the weight of the shared expert's gate, or empty.
+        output_bias: name of a vector that is added to the outputs, on the host.
+        returns_scores: the block returns its outputs and the weights of the experts.
         scales: factors of the routed and of the shared experts' outputs, from the block.
-        check: raises ``UnsupportedLayer`` for settings of a block that this version cannot represent.
+        check: raises ``UnsupportedLayer`` for settings of a router that this version cannot represent.
     """
 
     block: str
     normalise: Callable[[Any], bool]
     router: str = "gate.weight"
+    top_k: str = "gate"
+    experts: str = "experts"
     shared: str = ""
     shared_gate: str = ""
+    output_bias: str = ""
+    returns_scores: bool = False
     scales: Callable[[Any], tuple[float, float]] = lambda block: (1.0, 1.0)
     check: Callable[[Any], None] = lambda block: None
 
-    def parameters(self, block: torch.nn.Module) -> frozenset[str]:
-        """Names of all the block's parameters; a block with others has a feature that is not supported."""
-        names = {self.router, GATE_UP, DOWN, *([self.shared_gate] if self.shared_gate else ())}
-        return frozenset(names | set(self.shared_parameters(block)))
+    @property
+    def router_bias(self) -> str:
+        return self.router.removesuffix("weight") + "bias"
 
     def shared_parameters(self, block: torch.nn.Module) -> tuple[str, ...]:
         """Names of the shared expert's gate, up and down matrices; empty if the block has none."""
         if not self.shared or not hasattr(block, self.shared):
             return ()
-        return tuple(f"{self.shared}.{name}_proj.weight" for name in ExpertWeights._fields)
+        return tuple(f"{self.shared}.{name}_proj.weight" for name in ("gate", "up", "down"))
 
 
 FAMILIES = (
@@ -102,7 +115,8 @@ FAMILIES = (
             ("Qwen3OmniMoeTalkerTextSparseMoeBlock", _as_configured),
         )
     ),
-    Family("JambaSparseMoeBlock", _never, router="router.weight"),
+    Family("JambaSparseMoeBlock", _never, router="router.weight", top_k=""),
+    Family("DbrxFFN", _by_sum, router="router.layer.weight", top_k="", check=_with_l1_norm),
     *(
         Family(block, _never, shared="shared_experts", scales=_scaled, check=_without_groups)
         for block in ("DeepseekV2Moe", "DeepseekOcr2TextMoe", "UnlimitedOcrTextMoe")
@@ -110,15 +124,22 @@ FAMILIES = (
     Family("HunYuanMoEV1Moe", _always, router="gate.wg.weight", shared="shared_mlp"),
     *(
         # Their shared expert is a module of the decoder layer and stays on the host.
-        Family(block, _always, router="router.weight")
+        Family(block, _always, router="router.weight", top_k="router")
         for block in ("GraniteMoeMoE", "GraniteMoeSWAMoE", "GraniteMoeSharedMoE", "GraniteMoeHybridMoE")
     ),
-    Family("AriaTextMoELayer", _always, router="router.weight", shared="shared_experts"),
+    *(
+        Family(block, _always, router="router.weight", top_k="router", returns_scores=True)
+        for block in ("GptOssMLP", "OpenAIPrivacyFilterMLP")
+    ),
+    Family(
+        "JetMoeMoE", _always, router="router.layer.weight", top_k="router", experts="", output_bias="bias"
+    ),
+    Family("AriaTextMoELayer", _always, router="router.weight", top_k="router", shared="shared_experts"),
     Family("Cohere2MoeSparseMoeBlock", _always, shared="shared_experts", scales=_combined, check=_with_softmax),
 )
 
-_BY_BLOCK = {family.block: family for family in FAMILIES}
-
+BY_BLOCK = {family.block: family for family in FAMILIES}
+"""The families by the names of their blocks."""
 
 def read_spec(block: torch.nn.Module) -> LayerSpec:
     """The spec of a transformers MoE block, whose weights need not be loaded.
@@ -147,130 +168,84 @@ class _Reader:
 
     def __init__(self, block: Any):
         self.name = type(block).__name__
-        if self.name not in _BY_BLOCK:
+        if self.name not in BY_BLOCK:
             raise _unknown(self.name)
         self.block = block
-        self.family = _BY_BLOCK[self.name]
+        self.family = family = BY_BLOCK[self.name]
         self.weights = dict(block.named_parameters())
+        self.experts = read_experts(block.get_submodule(family.experts))
+        self.shared = family.shared_parameters(block)
         self._check_parameters()
-        self.family.check(block)
-        self.shared = self.family.shared_parameters(block)
-        self.transposed = bool(getattr(block.experts, "is_transposed", False))
+        family.check(block)
         self.spec = self._spec()
 
     def _check_parameters(self) -> None:
-        expected = self.family.parameters(self.block)
+        """A block with others than the family's has a feature that is not supported."""
+        family = self.family
+        expected = {family.router, *self.shared, *filter(None, (family.shared_gate, family.output_bias))}
         if missing := sorted(expected - set(self.weights)):
             raise UnsupportedLayer(f"{self.name}: expected the parameter {missing[0]} of transformers 5.x, got none")
-        if extra := sorted(set(self.weights) - expected):
-            what = f"expected no parameter {extra[0]}: biases and adapters are not supported"
+        own = {name for name in self.weights if not self._is_of_experts(name)}
+        if extra := sorted(own - expected - {family.router_bias}):
+            what = f"expected no parameter {extra[0]}: other biases and adapters are not supported"
             raise UnsupportedLayer(f"{self.name}: {what}")
-        for key, weight in self.weights.items():
-            if not weight.dtype.is_floating_point:
-                raise UnsupportedLayer(f"{self.name}.{key}: expected a floating point weight, got {weight.dtype}")
+        check_floats(self.name, self.weights)
+
+    def _is_of_experts(self, name: str) -> bool:
+        if self.family.experts:
+            return name.startswith(f"{self.family.experts}.")
+        return name.split(".")[0].endswith("_linear")
 
     def _spec(self) -> LayerSpec:
-        router = self.weights[self.family.router]
-        gate_up, down = self.weights[GATE_UP], self.weights[DOWN]
-        form = "[E, H, 2I], [E, I, H]" if self.transposed else "[E, 2I, H], [E, H, I]"
-        if gate_up.dim() != 3 or down.dim() != 3 or router.dim() != 2:
-            shapes = ", ".join(str(list(weight.shape)) for weight in (gate_up, down, router))
-            raise ModelError(f"{self.name}: expected weights {form} and [E, H], got {shapes}")
-        experts, hidden = router.shape
-        inter = down.shape[1 if self.transposed else 2]
-        for key, weight, (rows, columns) in (
-            (GATE_UP, gate_up, (2 * inter, hidden)),
-            (DOWN, down, (hidden, inter)),
-        ):
-            shape = [experts, *((columns, rows) if self.transposed else (rows, columns))]
-            if list(weight.shape) != shape:
-                raise ModelError(f"{self.name}.{key}: expected shape {shape}, got {list(weight.shape)}")
-
-        activation = _activation(self.block.experts)
+        family, experts, router = self.family, self.experts, self.weights[self.family.router]
+        shape = [experts.count, experts.hidden]
+        if list(router.shape) != shape:
+            raise ModelError(f"{self.name}.{family.router}: expected shape {shape}, got {list(router.shape)}")
         shared = None
         if self.shared:
-            shared = SharedSpec(self.weights[self.shared[2]].shape[1], gated=bool(self.family.shared_gate))
-            _expect("shared.activation", _activation(getattr(self.block, self.family.shared)), activation)
-        module: Any = self.block.get_submodule(self.family.router.split(".")[0])
-        choice = RouterSpec(experts, int(module.top_k), normalise=self.family.normalise(module))
-        return LayerSpec(hidden, choice, ExpertSpec(inter, activation=activation), shared)
+            module: Any = getattr(self.block, family.shared)
+            shared = SharedSpec(self.weights[self.shared[2]].shape[1], gated=bool(family.shared_gate))
+            form = activation_of(module.act_fn)
+            if form != experts.spec.activation:
+                expected = experts.spec.activation
+                raise UnsupportedLayer(f"shared.activation: expected {expected} as of the routed experts, got {form}")
+        knows: Any = self.block.get_submodule(family.top_k)
+        bias = family.router_bias in self.weights
+        choice = RouterSpec(experts.count, int(knows.top_k), normalise=family.normalise(knows), bias=bias)
+        return LayerSpec(experts.hidden, choice, experts.spec, shared)
 
     def layer(self) -> MoELayer:
-        for key, weight in self.weights.items():
-            if weight.device.type == "meta":
-                raise ModelError(f"{self.name}.{key}: expected a loaded weight, got one on the meta device")
-        inter = self.spec.expert.intermediate
-        gate_up, down = self.weights[GATE_UP], self.weights[DOWN]
+        check_loaded(self.block)
         routed_scale, shared_scale = self.family.scales(self.block)
 
-        def scaled(down: torch.Tensor, scale: float) -> torch.Tensor:
-            return down if scale == 1 else down.float() * scale
-
-        def expert(index: int) -> ExpertWeights:
-            both, last = gate_up[index], down[index]
-            if self.transposed:
-                both, last = both.T, last.T
-            return ExpertWeights(both[:inter], both[inter:], scaled(last, routed_scale))
-
-        def shared() -> ExpertWeights:
-            gate, up, down = (self.weights[key] for key in self.shared)
-            return ExpertWeights(gate, up, scaled(down, shared_scale))
+        def scaled(weights: ExpertWeights, scale: float) -> ExpertWeights:
+            if scale == 1:
+                return weights
+            bias = None if weights.down_bias is None else weights.down_bias.float() * scale
+            return weights._replace(down=weights.down.float() * scale, down_bias=bias)
 
         return MoELayer(
             self.spec,
             router=self.weights[self.family.router],
-            expert=expert,
-            shared=shared if self.shared else None,
+            router_bias=self.weights.get(self.family.router_bias),
+            expert=lambda index: scaled(self.experts.read(index), routed_scale),
+            shared=(lambda: scaled(ExpertWeights(*(self.weights[key] for key in self.shared)), shared_scale))
+            if self.shared
+            else None,
             shared_gate=self.weights.get(self.family.shared_gate),
         )
 
 
-def moe_blocks(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module, str, torch.nn.Module]]:
-    """The MoE blocks of a model: (qualified name, parent module, attribute of the parent, block), in model order.
+def check_loaded(module: torch.nn.Module) -> None:
+    """All weights of a module have values.
 
     Raises:
-        UnsupportedLayer: the model has experts, but none of its blocks is of a supported class.
-        ModelError: the model has no experts.
+        ModelError: names the first that has not.
     """
-    modules = dict(model.named_modules())
-    found = []
-    for name, module in modules.items():
-        if type(module).__name__ in _BY_BLOCK and name:
-            parent, _, attribute = name.rpartition(".")
-            found.append((name, modules[parent], attribute, module))
-    if found:
-        return found
-    for module in modules.values():
-        if hasattr(module, "experts"):
-            raise _unknown(type(module).__name__)
-    raise ModelError(f"{type(model).__name__} is not a MoE model: none of its modules has experts")
-
-
-def layer_specs(config: Any) -> list[LayerSpec]:
-    """The specs of the MoE layers that a transformers configuration describes, in model order.
-
-    Raises:
-        UnsupportedLayer: a MoE model of a family, or with a feature, that is not supported.
-        ModelError: the configuration has no MoE layer, or transformers can build no model from it.
-    """
-    return [read_spec(block) for *_, block in moe_blocks(_empty_model(config))]
-
-
-def _empty_model(config: Any) -> torch.nn.Module:
-    """The configuration's model with weights that have shapes but no values."""
-    import transformers
-
-    problem: Exception | None = None
-    for auto in (transformers.AutoModelForCausalLM, transformers.AutoModel):
-        try:
-            with torch.device("meta"):
-                return auto.from_config(config)
-        except Exception as error:  # whatever a model's constructor makes of a configuration's values
-            problem = problem or error
-    reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-    raise ModelError(
-        f"{config.model_type}: expected a configuration that transformers can build, got: {reason}; mend config.json"
-    )
+    for key, weight in module.named_parameters():
+        if weight.device.type == "meta":
+            name = type(module).__name__
+            raise ModelError(f"{name}.{key}: expected a loaded weight, got one on the meta device")
 
 
 def _unknown(block: str) -> UnsupportedLayer:
@@ -280,9 +255,3 @@ def _unknown(block: str) -> UnsupportedLayer:
 def _expect(axis: str, value: object, supported: object) -> None:
     if value != supported:
         raise UnsupportedLayer(f"{axis}: expected {supported}, got {value}; this version cannot run the layer")
-
-
-def _activation(module: Any) -> str:
-    """Name of the module's activation function as the spec knows it."""
-    name = type(module.act_fn).__name__
-    return "silu" if name in _SILU else name

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from moe_hw.arch import EXP_ZERO, PLANES_PER_PASS, ROWS
+from moe_hw.arch import EXP_ZERO, PLANES_PER_PASS, ROWS, passes_of
 from moe_hw.errors import InputError, ModelError, UsageError
 
 MAX_FRACTION = 31
@@ -16,6 +17,11 @@ MAX_FRACTION = 31
 
 TOKEN_LIMIT = 2.0**100
 """Magnitudes at or above it are refused; a block of magnitudes below its reciprocal is a block of zeros."""
+
+CONSTANTS = np.array((96,) * 16 + (8,) * 8 + (1,) * 8, np.int8)
+"""C: upper halves of the constants that biases are weights of, in units of ``2**CONSTANT_EXPONENT``."""
+
+CONSTANT_EXPONENT = -6
 
 TOKEN_MANTISSA = 32639
 """Largest mantissa of a token, whose upper half is still an int8."""
@@ -27,23 +33,25 @@ class WeightFormat:
 
     Attributes:
         name: as users write it.
-        bits: bits of a code, a multiple of 4.
+        bits: bits of a code, at least 2.
         token_bits: bits of a token's mantissa that the format is multiplied with: 8, or 16 in the router.
+        values: the magnitudes of codes that the quantiser uses, if not all: their scales are powers of two.
     """
 
     name: str
     bits: int
     token_bits: int = 8
+    values: tuple[int, ...] = ()
 
     @property
     def largest(self) -> int:
-        """The largest code."""
+        """The largest code that the array takes."""
         return (1 << self.bits - 1) - 1
 
     @property
     def passes(self) -> int:
         """Passes of the array: slices of a code."""
-        return self.bits // PLANES_PER_PASS
+        return len(passes_of(self.bits))
 
     def shift(self, blocks: int) -> int:
         """Left shift of the least significant pass in the accumulator, for a reduction over ``blocks`` blocks."""
@@ -53,8 +61,17 @@ class WeightFormat:
         return min(24 - top, 46 - magnitude - (blocks - 1).bit_length())
 
 
-FORMATS = {name: WeightFormat(name, bits) for name, bits in (("int4", 4), ("int8", 8))}
+E2M1 = (0, 1, 2, 3, 4, 6, 8, 12)
+"""Magnitudes of the elements of MXFP4, in halves (OCP Microscaling Formats v1.0, 5.3.3)."""
+
+FORMATS = {
+    **{f"int{bits}": WeightFormat(f"int{bits}", bits) for bits in (2, 3, 4, 5, 6, 8)},
+    "mxfp4": WeightFormat("mxfp4", 5, values=E2M1),
+}
 """Weight formats of the experts by name."""
+
+SCALES = ("largest", "mse")
+"""How the scales of weights are chosen; see :func:`quantise`."""
 
 ROUTER = WeightFormat("router", 16, token_bits=16)
 """Format of the router matrix."""
@@ -131,7 +148,7 @@ def largest_scale_exponent(magnitude: float, form: WeightFormat) -> int:
     """S of a matrix kind whose weights' largest magnitude is ``magnitude``: the largest scale exponent that occurs."""
     if magnitude == 0:
         return 0
-    return int(_scales(np.array(magnitude), form)[1])
+    return int(_scale_of(np.array(magnitude), form)[1])
 
 
 def largest_magnitude(name: str, matrix: torch.Tensor) -> float:
@@ -147,7 +164,9 @@ def largest_magnitude(name: str, matrix: torch.Tensor) -> float:
     return magnitude
 
 
-def quantise(matrix: torch.Tensor, form: WeightFormat, exponent: int, rows: int | None = None) -> QuantisedMatrix:
+def quantise(
+    matrix: torch.Tensor, form: WeightFormat, exponent: int, rows: int | None = None, scales: str = SCALES[0]
+) -> QuantisedMatrix:
     """Codes and scales of a finite float matrix.
 
     Parameters:
@@ -155,6 +174,8 @@ def quantise(matrix: torch.Tensor, form: WeightFormat, exponent: int, rows: int 
         form: the weight format.
         exponent: S of the matrix kind, at least the matrix's own largest scale exponent.
         rows: number of rows that the result is padded to with rows of zeros; N if not given.
+        scales: ``largest``: a block's largest weight has the largest code; ``mse``: of the scales from there down to
+            about half, the one with the smallest squared error.
     """
     count, width = matrix.shape
     blocks = -(-width // ROWS)
@@ -162,10 +183,12 @@ def quantise(matrix: torch.Tensor, form: WeightFormat, exponent: int, rows: int 
     values[:count, :width] = matrix
     values = values.view(-1, blocks, ROWS)
     amax = torch.maximum(values.amax(2), -values.amin(2)).numpy()
-    frac, scale_exponent = _scales(amax, form)
+    frac, scale_exponent = _scale_of(amax, form)
+    if scales == "mse":
+        frac, scale_exponent = _best_scale(values, frac, scale_exponent, form)
     f = np.where(amax == 0, MAX_FRACTION, np.minimum(exponent - scale_exponent, MAX_FRACTION))
     scale = torch.from_numpy(np.ldexp(8.0 + frac, exponent - f))
-    codes = values.div_(scale[..., None]).round_().clamp_(-form.largest, form.largest)
+    codes = _nearest(values.div_(scale[..., None]), form)
     code_type = torch.int8 if form.bits <= 8 else torch.int16
     return QuantisedMatrix(
         codes=codes.to(code_type).view(codes.shape[0], -1).numpy(),
@@ -173,6 +196,42 @@ def quantise(matrix: torch.Tensor, form: WeightFormat, exponent: int, rows: int 
         f=f.astype(np.uint8),
         exponents=(exponent,),
         format=form,
+    )
+
+
+def largest_bias_exponent(magnitude: float, form: WeightFormat, constant_exponent: int) -> int:
+    """Scale exponent of a bias of this magnitude, not zero: a weight of ``CONSTANTS * 2**constant_exponent``."""
+    return int(_bias_exponents(np.array(magnitude), form, constant_exponent))
+
+
+def _bias_exponents(magnitude: np.ndarray, form: WeightFormat, constant_exponent: int) -> np.ndarray:
+    return np.frexp(magnitude / (16 * 96 * form.largest))[1] - 3 - constant_exponent
+
+
+def with_bias(matrix: QuantisedMatrix, bias: torch.Tensor, constant_exponent: int) -> QuantisedMatrix:
+    """A matrix of one kind and a block of codes behind it that multiply constants (numerics, section 1).
+
+    Parameters:
+        matrix: its S is at least the :func:`largest_bias_exponent`.
+        bias: finite, float32 or float64 ``[n]``; the other rows have none.
+        constant_exponent: the constants are ``CONSTANTS * 2**constant_exponent``.
+    """
+    values = np.zeros(matrix.rows)
+    values[: len(bias)] = bias.double().numpy()
+    (exponent,) = matrix.exponents
+    needed = _bias_exponents(np.abs(values), matrix.format, constant_exponent)
+    f = np.where(values == 0, MAX_FRACTION, np.minimum(exponent - needed, MAX_FRACTION))
+    number = np.rint(np.ldexp(values, f - exponent - 3 - constant_exponent)).astype(np.int64)
+    codes = np.empty((matrix.rows, ROWS), np.int64)
+    for unit, first, count in ((96, 0, 16), (8, 16, 8), (1, 24, 8)):
+        digit = np.rint(number / unit).astype(np.int64)
+        codes[:, first : first + count] = (digit[:, None] + np.arange(count)) // count
+        number = number - unit * digit
+    return dataclasses.replace(
+        matrix,
+        codes=np.concatenate((matrix.codes, codes.astype(matrix.codes.dtype)), axis=1),
+        frac=np.pad(matrix.frac, ((0, 0), (0, 1))),
+        f=np.concatenate((matrix.f, f[:, None].astype(np.uint8)), axis=1),
     )
 
 
@@ -212,6 +271,16 @@ class Tokens:
     def __getitem__(self, index: slice | np.ndarray) -> Tokens:
         return Tokens(self.hi[index], self.lo[index], self.exponents[index])
 
+    def with_constants(self) -> Tokens:
+        """The tokens with a block of :data:`CONSTANTS` behind each."""
+        block = np.broadcast_to(CONSTANTS, (len(self), 1, ROWS))
+        exponents = np.full((len(self), 1), CONSTANT_EXPONENT - 8, np.int16)
+        return Tokens(
+            np.concatenate((self.hi, block), axis=1),
+            np.concatenate((self.lo, np.zeros_like(block)), axis=1),
+            np.concatenate((self.exponents, exponents), axis=1),
+        )
+
     @property
     def exponent(self) -> np.ndarray:
         """E of each token, int64 ``[T]``."""
@@ -223,8 +292,12 @@ class Tokens:
         return (self.hi.astype(np.int32) * 256 + self.lo).astype(np.int16)
 
 
-def quantise_tokens(x: torch.Tensor | np.ndarray) -> Tokens:
+def quantise_tokens(x: torch.Tensor | np.ndarray, constant: bool = False) -> Tokens:
     """Tokens from activations ``[T, H]`` of any float type.
+
+    Parameters:
+        x: the activations.
+        constant: append the block of constants that biases are weights of.
 
     Raises:
         InputError: another shape, or a value that is NaN, Inf or of magnitude 2^100 and above; the line names
@@ -253,7 +326,44 @@ def quantise_tokens(x: torch.Tensor | np.ndarray) -> Tokens:
     exponents = exponents + high
     mantissas = np.where(high[..., None], np.rint(np.ldexp(padded, -exponents[..., None])), mantissas).astype(np.int32)
     hi = (mantissas + 128) >> 8
-    return Tokens(hi.astype(np.int8), (mantissas - 256 * hi).astype(np.int8), exponents.astype(np.int16))
+    tokens = Tokens(hi.astype(np.int8), (mantissas - 256 * hi).astype(np.int8), exponents.astype(np.int16))
+    return tokens.with_constants() if constant else tokens
+
+
+def _best_scale(
+    values: torch.Tensor, frac: np.ndarray, scale_exponent: np.ndarray, form: WeightFormat
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of the scales up to one binary order below these, those with the smallest squared error."""
+    first = 8 * scale_exponent + frac
+    best, best_error = first, torch.full(first.shape, torch.inf, dtype=torch.float64)
+    for step in range(0, 9, 8 if form.values else 1):
+        exponents, fracs = np.divmod(first - step, 8)
+        scale = torch.from_numpy(np.ldexp(8.0 + fracs, exponents))[..., None]
+        error = (_nearest(values / scale, form) * scale - values).square_().sum(2)
+        better = error < best_error
+        best = np.where(better.numpy(), first - step, best)
+        best_error = torch.where(better, error, best_error)
+    exponents, fracs = np.divmod(best, 8)
+    return fracs, exponents
+
+
+def _nearest(values: torch.Tensor, form: WeightFormat) -> torch.Tensor:
+    """The nearest codes, ties to an even integer, or of E2M1 to an even mantissa."""
+    if not form.values:
+        return values.round_().clamp_(-form.largest, form.largest)
+    magnitude = values.abs()
+    # Elements of one binary order are evenly spaced: 1 below 4, 2 below 8, 4 from there on.
+    spacing = torch.where(magnitude < 4, 1.0, torch.where(magnitude < 8, 2.0, 4.0))
+    rounded = (magnitude / spacing).round_().mul_(spacing).clamp_(max=max(form.values))
+    return torch.copysign(rounded, values)
+
+
+def _scale_of(amax: np.ndarray, form: WeightFormat) -> tuple[np.ndarray, np.ndarray]:
+    """(frac, s) of the scale ``(8 + frac) * 2**s`` of blocks with these largest magnitudes; frac 0 for zeros."""
+    if not form.values:
+        return _scales(amax, form)
+    # MXFP4's scale is 2^(floor(log2(amax)) - 2), of elements twice as large as the codes say.
+    return np.zeros(amax.shape, np.int64), np.frexp(amax)[1].astype(np.int64) - 3 - 4
 
 
 def _scales(amax: np.ndarray, form: WeightFormat) -> tuple[np.ndarray, np.ndarray]:

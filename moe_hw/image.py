@@ -44,12 +44,12 @@ def layer_matrices(spec: LayerSpec, bits: int, columns: int) -> tuple[int, int, 
         bits: bits of an expert's weight code.
         columns: columns of the array.
     """
-    hidden = spec.hidden_blocks
-    router = matrix_bytes(spec.router_rows, hidden, ROUTER.bits, columns)
+    depth = spec.input_blocks
+    router = matrix_bytes(spec.router_rows, depth, ROUTER.bits, columns)
     gate_up, down, shared_gate_up, shared_down = (
-        matrix_bytes(rows, depth, bits, columns)
+        matrix_bytes(rows, blocks, bits, columns)
         for inter in (spec.inter_blocks, spec.shared_blocks)
-        for rows, depth in ((2 * ROWS * inter, hidden), (ROWS * hidden, inter))
+        for rows, blocks in ((spec.first_matrices * ROWS * inter, depth), (ROWS * spec.hidden_blocks, inter))
     )
     return router, gate_up, down, shared_gate_up, shared_down
 
@@ -157,7 +157,8 @@ class LayerImage:
         except ValueError as error:
             raise ImageError(f"the layer does not fit a descriptor: {error}") from error
         yield "descriptor", 0, words.astype("<u4").view(np.uint8)
-        yield "router", self._router, matrix_segment(self.layer.router, self.arch)
+        if self.layer.router is not None:
+            yield "router", self._router, matrix_segment(self.layer.router, self.arch)
         for index in self.layer.stored:
             yield f"expert {index}", self._experts + index * self._stride, self._expert(self.layer.expert(index))
         if self.layer.shared is not None:
@@ -175,6 +176,12 @@ def input_record(tokens: Tokens) -> np.ndarray:
     lines[:, 1, :, :ROWS] = tokens.lo.view(np.uint8)
     lines[..., ROWS : ROWS + 2] = tokens.exponents.astype("<i2").view(np.uint8).reshape(count, 1, blocks, 2)
     return lines.reshape(-1)
+
+
+def routes_record(experts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The record of given routes, uint8; see :meth:`moe_hw.routes.GivenRoutes.rounded`."""
+    words = np.stack((experts.astype("<i4").view("<u4"), weights.astype("<f4").view("<u4")), axis=-1)
+    return words.reshape(-1).view(np.uint8)
 
 
 def read_output(data: np.ndarray, tokens: int, spec: LayerSpec) -> torch.Tensor:

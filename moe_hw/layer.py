@@ -12,11 +12,17 @@ from moe_hw.spec import LayerSpec
 
 
 class ExpertWeights(NamedTuple):
-    """The matrices of one expert: ``gate`` and ``up`` are [I, H], ``down`` is [H, I]."""
+    """The matrices of one expert: ``gate`` and ``up`` are [I, H], ``down`` is [H, I]; biases [I], [I] and [H].
 
-    gate: torch.Tensor
+    A two-layer expert has no gate.
+    """
+
+    gate: torch.Tensor | None
     up: torch.Tensor
     down: torch.Tensor
+    gate_bias: torch.Tensor | None = None
+    up_bias: torch.Tensor | None = None
+    down_bias: torch.Tensor | None = None
 
 
 class MoELayer:
@@ -24,8 +30,9 @@ class MoELayer:
 
     Parameters:
         spec: sizes and semantics.
-        router: weight of the router, [E, H].
         expert: reads routed expert ``i``.
+        router: weight of the router, [E, H], unless routes are given.
+        router_bias: bias of its logits, [E], if the spec has one.
         shared: reads the shared expert, if the spec has one.
         shared_gate: weight of the shared expert's gate, [1, H], if it is gated.
 
@@ -37,12 +44,15 @@ class MoELayer:
         self,
         spec: LayerSpec,
         *,
-        router: torch.Tensor,
         expert: Callable[[int], ExpertWeights],
+        router: torch.Tensor | None = None,
+        router_bias: torch.Tensor | None = None,
         shared: Callable[[], ExpertWeights] | None = None,
         shared_gate: torch.Tensor | None = None,
     ):
         for name, given, wanted in (
+            ("router", router is not None, not spec.router.given),
+            ("router's bias", router_bias is not None, spec.router.bias),
             ("shared expert", shared is not None, spec.shared is not None),
             ("shared expert's gate", shared_gate is not None, spec.shared_gate),
         ):
@@ -50,11 +60,10 @@ class MoELayer:
                 raise ModelError(f"{name}: expected {'one' if wanted else 'none'} as in the spec, got the opposite")
         self.spec = spec
         self._router = _checked("router", router, (spec.router.experts, spec.hidden))
+        self._router_bias = _checked("router bias", router_bias, (spec.router.experts,))
         self._expert = expert
         self._shared = shared
-        self._shared_gate = None
-        if shared_gate is not None:
-            self._shared_gate = _checked("shared_expert_gate", shared_gate, (1, spec.hidden))
+        self._shared_gate = _checked("shared_expert_gate", shared_gate, (1, spec.hidden))
 
     @classmethod
     def from_module(cls, block: torch.nn.Module) -> MoELayer:
@@ -67,31 +76,46 @@ class MoELayer:
 
         return read_block(block)
 
-    def router_weight(self) -> torch.Tensor:
-        """float32 [E, H]."""
-        return self._router.float()
+    def router_weight(self) -> torch.Tensor | None:
+        """float32 [E, H], or None if routes are given."""
+        return self._router
+
+    def router_bias(self) -> torch.Tensor | None:
+        """float32 [E], or None if the logits have no bias."""
+        return self._router_bias
 
     def shared_gate_weight(self) -> torch.Tensor | None:
         """float32 [1, H], or None if the shared expert has no gate."""
-        return None if self._shared_gate is None else self._shared_gate.float()
+        return self._shared_gate
 
     def expert(self, index: int) -> ExpertWeights:
         """The float32 matrices of a routed expert."""
-        return self._matrices(f"expert {index}", self._expert(index), self.spec.expert.intermediate)
+        expert = self.spec.expert
+        return self._matrices(f"expert {index}", self._expert(index), expert.intermediate, expert.bias)
 
     def shared(self) -> ExpertWeights | None:
         """The float32 matrices of the shared expert, or None if there is none."""
         if self._shared is None or self.spec.shared is None:
             return None
-        return self._matrices("shared expert", self._shared(), self.spec.shared.intermediate)
+        return self._matrices("shared expert", self._shared(), self.spec.shared.intermediate, False)
 
-    def _matrices(self, name: str, weights: ExpertWeights, inter: int) -> ExpertWeights:
-        up_shape, down_shape = (inter, self.spec.hidden), (self.spec.hidden, inter)
-        return ExpertWeights(
-            _checked(f"{name} gate", weights.gate, up_shape).float(),
-            _checked(f"{name} up", weights.up, up_shape).float(),
-            _checked(f"{name} down", weights.down, down_shape).float(),
-        )
+    def _matrices(self, name: str, weights: ExpertWeights, inter: int, bias: bool) -> ExpertWeights:
+        hidden, gated = self.spec.hidden, self.spec.expert.gated
+        shapes: dict[str, tuple[bool, tuple[int, ...]]] = {
+            "gate": (gated, (inter, hidden)),
+            "up": (True, (inter, hidden)),
+            "down": (True, (hidden, inter)),
+            "gate_bias": (gated and bias, (inter,)),
+            "up_bias": (bias, (inter,)),
+            "down_bias": (bias, (hidden,)),
+        }
+        for part, (wanted, _) in shapes.items():
+            if (getattr(weights, part) is not None) != wanted:
+                raise ModelError(f"{name} {part}: expected {'one' if wanted else 'none'} as in the spec")
+        checked = {
+            part: _checked(f"{name} {part}", getattr(weights, part), shape) for part, (_, shape) in shapes.items()
+        }
+        return ExpertWeights(**checked)  # type: ignore[arg-type]  # up and down are there
 
 
 def random_layer(spec: LayerSpec, seed: int = 0) -> MoELayer:
@@ -100,27 +124,42 @@ def random_layer(spec: LayerSpec, seed: int = 0) -> MoELayer:
     Every expert is drawn when it is asked for, always the same, so layers of any size cost no memory.
     """
 
+    expert = spec.expert
+    parts = len(ExpertWeights._fields)
+
     def draw(stream: int, rows: int, columns: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + stream)
         return torch.randn(rows, columns, generator=generator) / columns**0.5
 
-    def matrices(number: int, inter: int) -> ExpertWeights:
-        first = 2 + 3 * number
-        return ExpertWeights(
+    def matrices(number: int, inter: int, bias: bool) -> ExpertWeights:
+        first = 3 + parts * number
+        gate, up, down = (
             draw(first, inter, spec.hidden), draw(first + 1, inter, spec.hidden), draw(first + 2, spec.hidden, inter)
+        )  # fmt: skip
+        if not bias:
+            return ExpertWeights(gate if expert.gated else None, up, down)
+        gate_bias, up_bias, down_bias = (
+            draw(first + 3 + place, size, 1)[:, 0] for place, size in enumerate((inter, inter, spec.hidden))
+        )
+        return ExpertWeights(
+            gate if expert.gated else None, up, down, gate_bias if expert.gated else None, up_bias, down_bias
         )
 
-    shared = spec.shared
+    shared, router = spec.shared, spec.router
     return MoELayer(
         spec,
-        router=draw(0, spec.router.experts, spec.hidden),
-        expert=lambda index: matrices(index, spec.expert.intermediate),
-        shared=(lambda: matrices(spec.router.experts, shared.intermediate)) if shared else None,
+        router=None if router.given else draw(0, router.experts, spec.hidden),
+        router_bias=draw(2, router.experts, 1)[:, 0] if router.bias else None,
+        expert=lambda index: matrices(index, expert.intermediate, expert.bias),
+        shared=(lambda: matrices(router.experts, shared.intermediate, False)) if shared else None,
         shared_gate=draw(1, 1, spec.hidden) if spec.shared_gate else None,
     )
 
 
-def _checked(name: str, weight: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+def _checked(name: str, weight: torch.Tensor | None, shape: tuple[int, ...]) -> torch.Tensor | None:
+    """A weight that there may be, as float32."""
+    if weight is None:
+        return None
     if tuple(weight.shape) != shape:
         raise ModelError(f"{name}: expected a weight of shape {list(shape)}, got {list(weight.shape)}")
-    return weight.detach()
+    return weight.detach().float()

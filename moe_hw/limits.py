@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moe_hw.arch import PLANES_PER_PASS, ROWS, SEGMENT_ALIGN, Arch
+from moe_hw.arch import PLANES_PER_PASS, ROWS, SEGMENT_ALIGN, Arch, passes_of
 from moe_hw.errors import DeviceError
 from moe_hw.formats import ROUTER, WeightFormat
 from moe_hw.image import aligned, layer_matrices, matrix_bytes
@@ -37,7 +37,7 @@ class Footprint:
 
     @property
     def router_groups(self) -> int:
-        """Words of router logits of one token."""
+        """Words of router logits of one token; 0 if routes are given."""
         return -(-self.spec.router_rows // self.columns)
 
     @property
@@ -48,7 +48,7 @@ class Footprint:
     @property
     def vector_blocks(self) -> int:
         """Blocks of the vector buffer that one vector of a job takes: both input halves, or hidden activations."""
-        return max(2 * self.spec.hidden_blocks, self._widest)
+        return max(2 * self.spec.input_blocks, self._widest)
 
     @property
     def choices(self) -> int:
@@ -67,7 +67,8 @@ class Footprint:
     def slots(self) -> int:
         """Vectors of the largest job that the accelerator takes; 0 if not even one fits."""
         arch = self.arch
-        return min(arch.slots, arch.vector_blocks // 2 // self.vector_blocks, arch.logit_words // self.router_groups)
+        logits = arch.logit_words // self.router_groups if self.router_groups else arch.slots
+        return min(arch.slots, arch.vector_blocks // 2 // self.vector_blocks, logits)
 
     def chunk_blocks(self, tokens: int) -> int:
         """Blocks of output columns that a batch of ``tokens`` is cut into; 0 if the combine buffer is too small."""
@@ -95,14 +96,15 @@ class Footprint:
 
     def _tiles(self, inter_blocks: int) -> int:
         """Tiles of an expert's two matrices."""
-        hidden_blocks = self.spec.hidden_blocks
-        return self._groups(2 * inter_blocks) * hidden_blocks + self._groups(hidden_blocks) * inter_blocks
+        spec = self.spec
+        first = self._groups(spec.first_matrices * inter_blocks) * spec.input_blocks
+        return first + self._groups(spec.hidden_blocks) * inter_blocks
 
     def array_cycles(self, tokens: int) -> int:
         """Cycles in which the array starts a token's block, with no waiting: its lower bound of a command."""
-        passes = self.bits // PLANES_PER_PASS
+        passes = len(passes_of(self.bits))
         router_passes = ROUTER.passes * (ROUTER.token_bits // 8)
-        router = self.router_groups * self.spec.hidden_blocks * router_passes
+        router = self.router_groups * self.spec.input_blocks * router_passes
         routed = self.spec.router.top_k * self._tiles(self.spec.inter_blocks) * passes
         return tokens * (router + routed + self._tiles(self.spec.shared_blocks) * passes)
 
@@ -132,7 +134,7 @@ class Footprint:
 
     def input_bytes(self, tokens: int) -> int:
         """Bytes of an input record."""
-        return tokens * 2 * self.spec.hidden_blocks * SEGMENT_ALIGN
+        return tokens * 2 * self.spec.input_blocks * SEGMENT_ALIGN
 
     def hidden_bytes(self, tokens: int) -> int:
         """Bytes of the room for hidden activations."""
@@ -149,8 +151,8 @@ class Footprint:
 
     def token_bytes(self, tokens: int) -> int:
         """Bytes of a command, mantissas and exponents of its inputs, its results and its completion record."""
-        inputs = tokens * self.spec.hidden_blocks * (2 * ROWS + 2)
-        records = inputs + self.output_bytes(tokens) + self.routing_bytes(tokens)
+        inputs = tokens * self.spec.input_blocks * (2 * ROWS + 2)
+        records = inputs + self.output_bytes(tokens) + (1 + self.spec.router.given) * self.routing_bytes(tokens)
         return COMMAND.size_bytes + records + COMPLETION.size_bytes
 
     def max_tokens(self) -> int:
@@ -171,7 +173,7 @@ def check_layer(spec: LayerSpec, arch: Arch, name: str = "the layer") -> None:
         ("experts", spec.router.experts, "max_experts"),
         ("experts per token (top-k)", spec.router.top_k, "max_top_k"),
         (
-            f"blocks of the vector buffer, two jobs of one vector (2 x {spec.hidden_blocks} hidden or "
+            f"blocks of the vector buffer, two jobs of one vector (2 x {spec.input_blocks} hidden or "
             f"{max(spec.inter_blocks, spec.shared_blocks)} intermediate)",
             2 * footprint.vector_blocks,
             "vector_blocks",

@@ -37,7 +37,13 @@ PRESETS = {
         "sigmoid scores with a bias, the best 4 of 8 groups of experts",
     ),
     "gpt-oss-20b": Preset(
-        LayerSpec(2880, RouterSpec(32, 4), ExpertSpec(2880)), 24, "clamped SwiGLU, biases of router and experts, MXFP4"
+        LayerSpec(
+            2880,
+            RouterSpec(32, 4, bias=True),
+            ExpertSpec(2880, "quick_gelu", bias=True, limit=7.0, up_offset=1.0),
+        ),
+        24,
+        "MXFP4",
     ),
     "llama4-scout": Preset(
         LayerSpec(5120, RouterSpec(16, 1, normalise=False), ExpertSpec(8192), SharedSpec(8192, gated=False)),
@@ -46,12 +52,12 @@ PRESETS = {
     ),
     "granite-1b-a400m": Preset(LayerSpec(1024, RouterSpec(32, 8), ExpertSpec(512)), 24),
     "switch-base-8": Preset(
-        LayerSpec(768, RouterSpec(8, 1, normalise=False), ExpertSpec(2048)),
+        LayerSpec(768, RouterSpec(8, 1, normalise=False), ExpertSpec(2048, "relu", gated=False)),
         12,
-        "two-layer ReLU experts with a capacity",
+        "a capacity",
     ),
     "m3vit": Preset(
-        LayerSpec(192, RouterSpec(16, 2, normalise=False), ExpertSpec(384)), 6, "two-layer GELU experts with biases"
+        LayerSpec(192, RouterSpec(16, 2, normalise=False), ExpertSpec(384, "gelu", gated=False, bias=True)), 6
     ),
 }
 

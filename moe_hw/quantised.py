@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,18 +13,25 @@ import numpy as np
 import torch
 
 from moe_hw.arch import ROWS
+from moe_hw.errors import UsageError
 from moe_hw.formats import (
+    CONSTANT_EXPONENT,
+    CONSTANTS,
     ROUTER,
+    SCALES,
     QuantisedMatrix,
     WeightFormat,
     interleave,
+    largest_bias_exponent,
     largest_magnitude,
     largest_scale_exponent,
     quantise,
     weight_format,
+    with_bias,
 )
 from moe_hw.layer import ExpertWeights, MoELayer
-from moe_hw.spec import LayerSpec
+from moe_hw.spec import ACTIVATIONS, ExpertSpec, LayerSpec
+from moe_hw.tables import GATES, RELU
 
 CACHE_BYTES = 64 << 20
 """Quantised experts that a layer keeps for the next call."""
@@ -36,7 +44,8 @@ class QuantisedExpert(NamedTuple):
     """The two matrices of an expert, padded with rows of zeros.
 
     Attributes:
-        gate_up: ``[2 * 32 * blocks(I), 32 * blocks(H)]``, rows of gate and up in turn.
+        gate_up: ``[2 * 32 * blocks(I), 32 * input blocks]``, rows of gate and up in turn; of a two-layer expert up
+            alone, half as many.
         down: ``[32 * blocks(H), 32 * blocks(I)]``.
     """
 
@@ -53,7 +62,7 @@ class CodedLayer(ABC):
 
     Parameters:
         spec: the layer's spec.
-        weight_format_name: ``int4`` or ``int8``, for routed and shared experts.
+        weight_format_name: a name of ``moe_hw.formats.FORMATS``, for routed and shared experts.
         name: what errors call the layer.
 
     Attributes:
@@ -71,8 +80,8 @@ class CodedLayer(ABC):
 
     @property
     @abstractmethod
-    def router(self) -> QuantisedMatrix:
-        """``[experts + 1 if the shared expert is gated, 32 * blocks(H)]``, 16-bit codes."""
+    def router(self) -> QuantisedMatrix | None:
+        """``[rows, 32 * input blocks]``, 16-bit codes, with the shared expert's gate; None if routes are given."""
 
     @abstractmethod
     def expert(self, index: int) -> QuantisedExpert:
@@ -90,29 +99,34 @@ class CodedLayer(ABC):
     @cached_property
     def combine_exponent(self) -> int:
         """Exponent of a combine word at token exponent 0: no input can overflow it."""
-        bound = self.routed_gain()
+        spec = self.spec
+        bound = spec.router.weight_bound * self.routed_gain()
         if self.shared is not None:
-            bound += _gain(self.shared)
-        bound *= ROWS * self.spec.hidden_blocks * 2.0**31
+            bound += gain(self.shared, spec.expert)
+        bound *= 2 * (ROWS * spec.input_blocks * 2.0**30) ** (spec.expert.degree / 2)
         mantissa, exponent = np.frexp(bound)
         return int(exponent) - int(mantissa == 0.5) - COMBINE_BITS if bound > 0 else 0
 
     def descriptor(self) -> dict[str, int]:
         """The words of the layer's descriptor by name, without the magic word and the addresses."""
         spec, routed, shared = self.spec, self.expert(0), self.shared
-        gate, up = routed.gate_up.exponents
+        expert = spec.expert
+        gate, up = routed.gate_up.exponents[0], routed.gate_up.exponents[-1]
         words = {
             "hidden_blocks": spec.hidden_blocks,
+            "input_blocks": spec.input_blocks,
             "inter_blocks": spec.inter_blocks,
             "shared_blocks": spec.shared_blocks,
             "experts": spec.router.experts,
             "top_k": spec.router.top_k,
             "normalise": int(spec.router.normalise),
             "shared_gate": int(spec.shared_gate),
-            "passes": self.format.passes,
-            "router_passes": ROUTER.passes,
-            "router_exponent": self.router.exponents[0] - self.router.shift,
-            "router_shift": self.router.shift,
+            "given_routes": int(spec.router.given),
+            "activation": RELU if expert.square else ACTIVATIONS.index(expert.activation),
+            "gated": int(expert.gated),
+            "square": int(expert.square),
+            "bits": self.format.bits,
+            **limit_words("", expert, expert.limit),
             "gate_exponent": 8 + gate - routed.gate_up.shift,
             "up_exponent": 8 + up - routed.gate_up.shift,
             "up_shift": routed.gate_up.shift,
@@ -120,10 +134,17 @@ class CodedLayer(ABC):
             "down_shift": routed.down.shift,
             "combine_exponent": self.combine_exponent,
         }
-        if shared is not None:
-            gate, up = shared.gate_up.exponents
+        if self.router is not None:
             words |= {
-                "shared_passes": self.format.passes,
+                "router_bits": ROUTER.bits,
+                "router_exponent": self.router.exponents[0] - self.router.shift,
+                "router_shift": self.router.shift,
+            }
+        if shared is not None and spec.shared is not None:
+            gate, up = shared.gate_up.exponents[0], shared.gate_up.exponents[-1]
+            words |= {
+                **limit_words("shared_", expert, spec.shared.limit),
+                "shared_bits": self.format.bits,
                 "shared_gate_exponent": 8 + gate - shared.gate_up.shift,
                 "shared_up_exponent": 8 + up - shared.gate_up.shift,
                 "shared_up_shift": shared.gate_up.shift,
@@ -138,33 +159,41 @@ class QuantisedLayer(CodedLayer):
 
     Parameters:
         layer: the float layer.
-        weight_format: ``int4`` or ``int8``, for routed and shared experts.
+        weight_format: a name of ``moe_hw.formats.FORMATS``, for routed and shared experts.
         name: what errors call the layer.
+        scales: how those of the experts are chosen, a name of ``moe_hw.formats.SCALES``.
 
     Raises:
-        UsageError: an unknown weight format.
+        UsageError: an unknown weight format or choice of scales.
         ModelError: from any member, if the weights it needs are not finite.
     """
 
-    def __init__(self, layer: MoELayer, weight_format_name: str = "int4", name: str = "layer"):
+    def __init__(
+        self, layer: MoELayer, weight_format_name: str = "int4", name: str = "layer", scales: str = SCALES[0]
+    ):
         super().__init__(layer.spec, weight_format_name, name)
+        if scales not in SCALES:
+            raise UsageError(f"scales: expected {' or '.join(SCALES)}, got {scales!r}")
         self.layer = layer
+        self.scales = scales
         self._kept: OrderedDict[int, QuantisedExpert] = OrderedDict()
 
     @cached_property
-    def router(self) -> QuantisedMatrix:
+    def router(self) -> QuantisedMatrix | None:
         weight = self.layer.router_weight()
         gate = self.layer.shared_gate_weight()
+        if weight is None:
+            return None
         if gate is not None:
             weight = torch.cat((weight, gate))
-        magnitude = largest_magnitude(f"{self.name}: router", weight)
-        return quantise(weight, ROUTER, largest_scale_exponent(magnitude, ROUTER))
+        affine = self._with_constant(f"{self.name}: router", weight, self.layer.router_bias())
+        return affine.quantise(ROUTER, affine.scale_exponent(ROUTER), self.spec.router_rows)
 
     def expert(self, index: int) -> QuantisedExpert:
         if index in self._kept:
             self._kept.move_to_end(index)
             return self._kept[index]
-        expert = self._quantise(self.layer.expert(index), self._routed_exponents)
+        expert = self._quantise(self._affine(index), self._routed_exponents)
         self._kept[index] = expert
         while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > CACHE_BYTES:
             self._kept.popitem(last=False)
@@ -175,43 +204,166 @@ class QuantisedLayer(CodedLayer):
         weights = self.layer.shared()
         if weights is None:
             return None
-        return self._quantise(weights, self._scale_exponents(_magnitudes(f"{self.name}: shared expert", weights)))
+        matrices = self._matrices(f"{self.name}: shared expert", weights)
+        return self._quantise(matrices, tuple(matrix.scale_exponent(self.format) for matrix in matrices))
 
     def routed_gain(self) -> float:
         """Reads every expert once."""
-        return max(_gain(self.expert(index)) for index in range(self.spec.router.experts))
+        return max(gain(self.expert(index), self.spec.expert) for index in range(self.spec.router.experts))
 
     @cached_property
-    def _routed_exponents(self) -> tuple[int, int, int]:
+    def _routed_exponents(self) -> tuple[int, ...]:
         """S of gate, up and down over all routed experts. Reads every expert once."""
-        magnitudes = [
-            _magnitudes(f"{self.name}: expert {index}", self.layer.expert(index))
+        exponents = [
+            [matrix.scale_exponent(self.format) for matrix in self._affine(index)]
             for index in range(self.spec.router.experts)
         ]
-        return self._scale_exponents(tuple(max(kind) for kind in zip(*magnitudes, strict=True)))
+        return tuple(max(kind) for kind in zip(*exponents, strict=True))
 
-    def _scale_exponents(self, magnitudes: tuple[float, ...]) -> tuple[int, int, int]:
-        gate, up, down = (largest_scale_exponent(magnitude, self.format) for magnitude in magnitudes)
-        return gate, up, down
+    def _affine(self, index: int) -> list[Affine]:
+        return self._matrices(f"{self.name}: expert {index}", self.layer.expert(index))
 
-    def _quantise(self, weights: ExpertWeights, exponents: tuple[int, int, int]) -> QuantisedExpert:
-        inter = -(-weights.gate.shape[0] // ROWS) * ROWS
-        gate, up = (
-            quantise(matrix, self.format, exponent, inter)
-            for matrix, exponent in ((weights.gate, exponents[0]), (weights.up, exponents[1]))
+    def _matrices(self, name: str, weights: ExpertWeights) -> list[Affine]:
+        """Gate, up and down, or up and down, with their biases."""
+        expert = self.spec.expert
+        up_bias, gate_rows, up_rows = weights.up_bias, None, None
+        if expert.up_offset:
+            up_bias = (torch.zeros(len(weights.up)) if up_bias is None else up_bias) + expert.up_offset
+        down = Affine(f"{name} down", weights.down, weights.down_bias)
+        if weights.down_bias is not None:
+            gate_rows, up_rows, exponent = hidden_constants(expert)
+            down = down._replace(constant_exponent=exponent)
+        parts = [self._with_constant(f"{name} up", weights.up, up_bias, up_rows)]
+        if weights.gate is not None:
+            parts.insert(0, self._with_constant(f"{name} gate", weights.gate, weights.gate_bias, gate_rows))
+        return [*parts, down]
+
+    def _with_constant(
+        self, name: str, weight: torch.Tensor, bias: torch.Tensor | None, constants: torch.Tensor | None = None
+    ) -> Affine:
+        """A matrix that multiplies tokens, and behind its rows those of the ``constants``, biases alone."""
+        if not self.spec.constant:
+            return Affine(name, weight, None)
+        bias = torch.zeros(len(weight)) if bias is None else bias
+        if constants is not None:
+            missing = -len(weight) % ROWS
+            weight = torch.nn.functional.pad(weight, (0, 0, 0, missing + ROWS))
+            bias = torch.cat((torch.nn.functional.pad(bias, (0, missing)), constants))
+        return Affine(name, weight, bias)
+
+    def _quantise(self, matrices: list[Affine], exponents: tuple[int, ...]) -> QuantisedExpert:
+        *first, down = matrices
+        rows = aligned_rows(first[0].weight)
+        gate_up = interleave(
+            matrix.quantise(self.format, exponent, rows, self.scales)
+            for matrix, exponent in zip(first, exponents[:-1], strict=True)
         )
-        down = quantise(weights.down, self.format, exponents[2], ROWS * self.spec.hidden_blocks)
-        return QuantisedExpert(interleave((gate, up)), down)
+        rows = aligned_rows(down.weight)
+        return QuantisedExpert(gate_up, down.quantise(self.format, exponents[-1], rows, self.scales))
 
 
-def _magnitudes(name: str, weights: ExpertWeights) -> tuple[float, ...]:
-    return tuple(
-        largest_magnitude(f"{name} {kind}", matrix) for kind, matrix in zip(weights._fields, weights, strict=True)
-    )
+class Affine(NamedTuple):
+    """A matrix ``[N, K]`` and its bias ``[N]``, if the vectors that it multiplies have a block of constants."""
+
+    name: str
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    constant_exponent: int = CONSTANT_EXPONENT
+
+    def scale_exponent(self, form: WeightFormat) -> int:
+        """The largest scale exponent that occurs.
+
+        Raises:
+            ModelError: a weight is NaN or Inf.
+        """
+        exponent = largest_scale_exponent(largest_magnitude(self.name, self.weight), form)
+        if self.bias is None:
+            return exponent
+        magnitude = largest_magnitude(f"{self.name} bias", self.bias)
+        return max(exponent, largest_bias_exponent(magnitude, form, self.constant_exponent)) if magnitude else exponent
+
+    def quantise(self, form: WeightFormat, exponent: int, rows: int, scales: str = SCALES[0]) -> QuantisedMatrix:
+        """Codes and scales, with ``exponent`` as the largest scale exponent of the matrix kind."""
+        matrix = quantise(self.weight, form, exponent, rows, scales)
+        return matrix if self.bias is None else with_bias(matrix, self.bias, self.constant_exponent)
 
 
-def _gain(expert: QuantisedExpert) -> float:
-    """Largest output magnitude for a unit input, by Cauchy-Schwarz: |silu(g) * u| <= |g| * |u|."""
+def aligned_rows(weight: torch.Tensor) -> int:
+    """Rows of a matrix, padded to whole blocks."""
+    return -(-len(weight) // ROWS) * ROWS
+
+
+def hidden_constants(expert: ExpertSpec) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """32 neurons whose activations are ``CONSTANTS * 2**exponent``, what the biases of down are weights of.
+
+    Returns:
+        (gate, up, exponent): float64 ``[32]`` of each neuron; of two-layer experts, up alone counts. The exponent is
+        ``CONSTANT_EXPONENT`` or, if the limits do not allow that, the largest below it.
+    """
+    most = gate_limit(expert, expert.limit) or 16.0
+    gate = min(16.0, most)
+    if not expert.gated:
+        largest = activate(expert, most)
+    elif expert.limit is None:
+        largest = 16 * activate(expert, gate)
+    else:
+        largest = (expert.limit + expert.up_offset) * activate(expert, gate)
+    exponent = min(CONSTANT_EXPONENT, math.floor(math.log2(largest / int(CONSTANTS.max()))))
+    wanted = np.ldexp(CONSTANTS.astype(np.float64), exponent)
+    if not expert.gated:
+        return torch.empty(0), torch.tensor([_inverse(expert, value) for value in wanted]), exponent
+    return torch.full((ROWS,), gate, dtype=torch.float64), torch.from_numpy(wanted / activate(expert, gate)), exponent
+
+
+def activate(expert: ExpertSpec, argument: float) -> float:
+    """The activation function of a number, without limits."""
+    if expert.square:
+        return max(argument, 0.0) ** 2
+    return argument * GATES[expert.activation](argument)
+
+
+def _inverse(expert: ExpertSpec, value: float) -> float:
+    """The positive argument at which the activation, which rises there, has this positive value, by bisection."""
+    low, high = 0.0, 2.0**21
+    while (middle := (low + high) / 2) not in (low, high):
+        low, high = (low, middle) if activate(expert, middle) >= value else (middle, high)
+    return high
+
+
+def gate_limit(expert: ExpertSpec, limit: float | None) -> float | None:
+    """What the activation's argument is limited to."""
+    if limit is None or expert.clamp == "before":
+        return limit
+    return _inverse(expert, limit)
+
+
+def limit_words(prefix: str, expert: ExpertSpec, limit: float | None) -> dict[str, int]:
+    """The descriptor's words for the limits of an expert's gate and up."""
+    offset = expert.up_offset
+    limits = {
+        "gate_limit": gate_limit(expert, limit),
+        "up_limit": None if limit is None else limit + offset,
+        "up_lower_limit": None if limit is None else limit - offset,
+    }
+    return {f"{prefix}{name}": _limit_word(value) for name, value in limits.items()}
+
+
+def _limit_word(value: float | None) -> int:
+    """A mantissa of 16 bits and above it an exponent of 12."""
+    if value is None:
+        return 2047 << 16 | 0xFFFF
+    fraction, exponent = np.frexp(value)
+    mantissa = round(float(fraction) * 2**16)
+    if mantissa == 1 << 16:
+        mantissa, exponent = 1 << 15, exponent + 1
+    return (int(exponent) - 16 & 0xFFF) << 16 | mantissa
+
+
+def gain(expert: QuantisedExpert, spec: ExpertSpec) -> float:
+    """Largest output magnitude for a unit input, by Cauchy-Schwarz: |g * s(g) * u| <= |g| * |u|."""
     gate_up = expert.gate_up.row_norms_squared()
-    down = expert.down.row_norms_squared()
-    return float(np.sqrt(down.max() * gate_up[0::2].sum() * gate_up[1::2].max()))
+    down = expert.down.row_norms_squared().max()
+    if spec.degree == 1:
+        return float(np.sqrt(down * gate_up.sum()))
+    gate, up = (gate_up[0::2], gate_up[1::2]) if spec.gated else (gate_up, gate_up)
+    return float(np.sqrt(down * gate.sum() * up.max()))

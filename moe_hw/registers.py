@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 """Version of the words below and of the memory image; part of the configuration hash."""
 
 DEVICE_MAGIC = 0x4D6F4548  # "HEoM" in memory: MoE hardware
@@ -144,6 +144,7 @@ class Status(enum.IntEnum):
     VECTOR_READ_ERROR = 18
     WEIGHT_READ_ERROR = 19
     WRITE_ERROR = 20
+    ROUTES_READ_ERROR = 21
     OVERFLOW = 32
 
 
@@ -165,6 +166,7 @@ STATUS_TEXT = {
     Status.VECTOR_READ_ERROR: "memory answered an error while inputs or hidden activations were read",
     Status.WEIGHT_READ_ERROR: "memory answered an error while weights were read",
     Status.WRITE_ERROR: "memory answered an error while results were written",
+    Status.ROUTES_READ_ERROR: "memory answered an error while given routes were read",
     Status.OVERFLOW: "a result saturated: the image's combine exponent is too small",
 }
 assert set(STATUS_TEXT) == set(Status)
@@ -181,21 +183,33 @@ COMMAND = Record("command", 16, (
     Word("hidden", "Address of room for the hidden activations: a line of 64 bytes for each block of each choice."),
     Word("output", "Address of the output, float32 [tokens, 32 * hidden_blocks]."),
     Word("routing", "Address of the routing record."),
+    Word("routes", "Address of the given routes, in the form of the routing record; if the layer has such."),
     Word("completion", "Address of the completion record."),
 ))
 
-LAYER = Record("layer", 32, (
+LAYER = Record("layer", 64, (
     Word("magic", f"{LAYER_MAGIC:#010x}."),
-    Word("hidden_blocks", "Blocks of 32 in a token.", 10),
+    Word("hidden_blocks", "Blocks of 32 in an output.", 10),
+    Word("input_blocks", "Blocks of 32 in a token: as many, and one more if the layer has biases.", 10),
     Word("inter_blocks", "Blocks of 32 in a routed expert's hidden activations.", 10),
     Word("shared_blocks", "Blocks of 32 in the shared expert's hidden activations; 0: there is none.", 10),
     Word("experts", "Routed experts.", 10),
     Word("top_k", "Experts chosen for a token.", 5),
     Word("normalise", "1: softmax over the chosen experts; 0: softmax over all of them.", 1),
     Word("shared_gate", "1: the shared expert's weight is the sigmoid of router row `experts`; 0: it is one.", 1),
-    Word("passes", "Array passes of a routed expert's matrix: bits of a code / 4.", 3),
-    Word("shared_passes", "Array passes of the shared expert's matrices.", 3),
-    Word("router_passes", "Array passes of the router matrix.", 3),
+    Word("given_routes", "1: choices and weights come with the command, and there is no router matrix.", 1),
+    Word("activation", "Number of the activation function.", 3),
+    Word("gated", "1: the experts have a gate and an up matrix, with rows in turn; 0: one matrix for both.", 1),
+    Word("square", "1: without a gate, the activation is multiplied by its argument once more.", 1),
+    Word("gate_limit", "The most that a gate may be: a mantissa of 16 bits, an exponent of 12.", 28),
+    Word("up_limit", "The most that an up may be.", 28),
+    Word("up_lower_limit", "The most that a negative up's magnitude may be.", 28),
+    Word("shared_gate_limit", "As gate_limit, of the shared expert.", 28),
+    Word("shared_up_limit", "As up_limit, of the shared expert.", 28),
+    Word("shared_up_lower_limit", "As up_lower_limit, of the shared expert.", 28),
+    Word("bits", "Bits of a code of a routed expert's matrices, at least 2.", 5),
+    Word("shared_bits", "Bits of a code of the shared expert's matrices.", 5),
+    Word("router_bits", "Bits of a code of the router matrix.", 5),
     Word("router_address", "Offset of the router matrix from this descriptor.", 32),
     Word("expert_address", "Offset of expert 0.", 32),
     Word("expert_stride", "Distance from one expert to the next.", 22),

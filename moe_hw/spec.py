@@ -10,9 +10,17 @@ from typing import Any
 from moe_hw.arch import ROWS
 from moe_hw.errors import UnsupportedLayer
 from moe_hw.registers import LAYER
+from moe_hw.tables import GATES
 
-SCORES = ("softmax",)
-ACTIVATIONS = ("silu",)
+SCORES = ("softmax", "given")
+ACTIVATIONS = (*GATES, "relu2")
+GATED = tuple(GATES)
+CLAMPS = ("before", "after")
+
+_CANNOT = "this version cannot run the layer"
+
+GIVEN_WEIGHTS = 64.0
+"""The most that a token's weights may sum to if they come with the call."""
 
 
 def blocks(size: int) -> int:
@@ -22,56 +30,104 @@ def blocks(size: int) -> int:
 
 @dataclass(frozen=True)
 class RouterSpec:
-    """A linear router.
+    """A linear router, or that there is none.
 
     Attributes:
         experts: routed experts.
         top_k: experts chosen for a token.
-        score: how logits become weights; ``softmax``.
+        score: how logits become weights: ``softmax``; or ``given``: choices and weights come with each call.
         normalise: softmax over the chosen experts, instead of over all of them.
+        bias: the logits have one.
     """
 
     experts: int
     top_k: int
     score: str = "softmax"
     normalise: bool = True
+    bias: bool = False
 
     def __post_init__(self) -> None:
         _size("router.experts", self.experts, _largest("experts"))
         _size("router.top_k", self.top_k, min(self.experts, _largest("top_k")))
         _choice("router.score", self.score, SCORES)
         _choice("router.normalise", self.normalise, (True, False))
+        _choice("router.bias", self.bias, (False,) if self.given else (True, False))
+
+    @property
+    def given(self) -> bool:
+        """Choices and weights come with each call."""
+        return self.score == "given"
+
+    @property
+    def weight_bound(self) -> float:
+        """The most that a token's weights sum to."""
+        return GIVEN_WEIGHTS if self.given else 1.0
 
 
 @dataclass(frozen=True)
 class ExpertSpec:
-    """A routed expert: ``down(activation(gate(x)) * up(x))``, without biases."""
+    """A routed expert: ``down(activation(gate(x)) * up(x))`` if it is gated, else ``down(activation(up(x)))``.
+
+    Attributes:
+        intermediate: its width.
+        activation: ``silu``, ``gelu_tanh``, ``gelu``, ``quick_gelu`` (``x * sigmoid(1.702 x)``), ``relu`` or ``relu2``.
+        gated: it has three matrices.
+        bias: all of them have biases.
+        limit: of the gate from above, and of the magnitude of up; None without.
+        clamp: whether the gate is limited ``before`` the activation or ``after`` it.
+        up_offset: what is added to up after that.
+    """
 
     intermediate: int
     activation: str = "silu"
     gated: bool = True
+    bias: bool = False
+    limit: float | None = None
+    clamp: str = "before"
+    up_offset: float = 0.0
 
     def __post_init__(self) -> None:
-        _size("expert.intermediate", self.intermediate, ROWS * _largest("inter_blocks"))
-        _choice("expert.activation", self.activation, ACTIVATIONS)
-        _choice("expert.gated", self.gated, (True,))
+        _size("expert.intermediate", self.intermediate, ROWS * (_largest("inter_blocks") - self.bias))
+        _choice("expert.gated", self.gated, (True, False))
+        _choice("expert.activation", self.activation, GATED if self.gated else ACTIVATIONS)
+        _choice("expert.bias", self.bias, (True, False))
+        _limit("expert.limit", self.limit)
+        _choice("expert.clamp", self.clamp, CLAMPS)
+        offset = self.up_offset
+        if not abs(offset) < (self.limit or 2.0**20):
+            raise UnsupportedLayer(f"expert.up_offset: expected one below the limit, got {offset!r}; {_CANNOT}")
+        if offset and not self.gated:
+            raise UnsupportedLayer(f"expert.up_offset: expected 0 for two-layer experts, got {offset!r}; {_CANNOT}")
+
+    @property
+    def square(self) -> bool:
+        """The activation is multiplied by its argument once more."""
+        return self.activation == "relu2"
+
+    @property
+    def degree(self) -> int:
+        """Degree of the expert in its input, as far as it is homogeneous."""
+        return 2 if self.gated or self.square else 1
 
 
 @dataclass(frozen=True)
 class SharedSpec:
-    """An expert that serves every token, of the routed experts' form.
+    """An expert that serves every token, of the routed experts' form but without biases.
 
     Attributes:
         intermediate: its width.
         gated: its result is multiplied by the sigmoid of a linear function of the token.
+        limit: as in :class:`ExpertSpec`.
     """
 
     intermediate: int
     gated: bool
+    limit: float | None = None
 
     def __post_init__(self) -> None:
         _size("shared.intermediate", self.intermediate, ROWS * _largest("shared_blocks"))
         _choice("shared.gated", self.gated, (True, False))
+        _limit("shared.limit", self.limit)
 
 
 @dataclass(frozen=True)
@@ -88,15 +144,34 @@ class LayerSpec:
     shared: SharedSpec | None = None
 
     def __post_init__(self) -> None:
-        _size("hidden", self.hidden, ROWS * _largest("hidden_blocks"))
+        _size("hidden", self.hidden, ROWS * (_largest("hidden_blocks") - 1))
+        if self.shared and self.router.given:
+            _choice("shared.gated", self.shared.gated, (False,))
 
     @property
     def hidden_blocks(self) -> int:
+        """Blocks of an output."""
         return blocks(self.hidden)
 
     @property
+    def constant(self) -> bool:
+        """Tokens have a block of constants behind them, for the biases."""
+        return self.expert.bias or self.expert.up_offset != 0 or self.router.bias
+
+    @property
+    def input_blocks(self) -> int:
+        """Blocks of a token."""
+        return self.hidden_blocks + self.constant
+
+    @property
     def inter_blocks(self) -> int:
-        return blocks(self.expert.intermediate)
+        """Blocks of a routed expert's hidden activations, with one of constants if down has a bias."""
+        return blocks(self.expert.intermediate) + self.expert.bias
+
+    @property
+    def first_matrices(self) -> int:
+        """Matrices whose rows an expert's first segment interleaves: gate and up, or up alone."""
+        return 1 + self.expert.gated
 
     @property
     def shared_blocks(self) -> int:
@@ -110,8 +185,8 @@ class LayerSpec:
 
     @property
     def router_rows(self) -> int:
-        """Rows of the router matrix."""
-        return self.router.experts + self.shared_gate
+        """Rows of the router matrix; 0 if routes are given."""
+        return 0 if self.router.given else self.router.experts + self.shared_gate
 
     def as_dict(self) -> dict[str, Any]:
         """The spec as JSON types; ``from_dict`` reads it back."""
@@ -140,10 +215,15 @@ def _largest(word: str) -> int:
 
 def _size(axis: str, value: object, largest: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
-        raise UnsupportedLayer(f"{axis}: expected 1 to {largest}, got {value!r}; this version cannot run the layer")
+        raise UnsupportedLayer(f"{axis}: expected 1 to {largest}, got {value!r}; {_CANNOT}")
+
+
+def _limit(axis: str, value: float | None) -> None:
+    if value is not None and not 2.0**-20 <= value <= 2.0**20:
+        raise UnsupportedLayer(f"{axis}: expected None or a number from 2^-20 to 2^20, got {value!r}; {_CANNOT}")
 
 
 def _choice(axis: str, value: object, supported: tuple[object, ...]) -> None:
     if value not in supported:
         names = " or ".join(map(str, supported))
-        raise UnsupportedLayer(f"{axis}: expected {names}, got {value}; this version cannot run the layer")
+        raise UnsupportedLayer(f"{axis}: expected {names}, got {value}; {_CANNOT}")

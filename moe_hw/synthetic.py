@@ -27,7 +27,7 @@ class SyntheticLayer(CodedLayer):
 
     Parameters:
         spec: the layer.
-        weight_format_name: ``int4`` or ``int8``, for routed and shared experts.
+        weight_format_name: a name of ``moe_hw.formats.FORMATS``, for routed and shared experts.
         seed: of all weights.
         name: what errors call the layer.
 
@@ -40,33 +40,41 @@ class SyntheticLayer(CodedLayer):
         self._seed = seed
 
     @cached_property
-    def router(self) -> QuantisedMatrix:
+    def router(self) -> QuantisedMatrix | None:
         spec = self.spec
-        return self._matrix(ROUTER, 0, (spec.router_rows, spec.router_rows), spec.hidden, 1)
+        if spec.router.given:
+            return None
+        return self._matrix(ROUTER, 0, (spec.router_rows, spec.router_rows), spec.hidden, spec.input_blocks, 1)
 
     def expert(self, index: int) -> QuantisedExpert:
-        return self._expert(1 + index, self.spec.expert.intermediate)
+        return self._expert(1 + index, self.spec.expert.intermediate, self.spec.inter_blocks)
 
     @cached_property
     def shared(self) -> QuantisedExpert | None:
         shared = self.spec.shared
-        return self._expert(1 + self.spec.router.experts, shared.intermediate) if shared else None
+        if shared is None:
+            return None
+        return self._expert(1 + self.spec.router.experts, shared.intermediate, self.spec.shared_blocks)
 
     def routed_gain(self) -> float:
         """From the largest code and scale that can be drawn: no expert is visited."""
-        inter = self.spec.expert.intermediate
-        up, down = (width * self._largest_weight(width) ** 2 for width in (self.spec.hidden, inter))
-        return math.sqrt(down * inter * up * up)
+        spec, inter = self.spec, self.spec.expert.intermediate
+        up, down = (
+            ROWS * depth * self._largest_weight(width) ** 2
+            for width, depth in ((spec.hidden, spec.input_blocks), (inter, spec.inter_blocks))
+        )
+        return math.sqrt(down * inter * up**spec.expert.degree)
 
     def _largest_weight(self, width: int) -> float:
         return math.ldexp(15 * self.format.largest, _scale_exponent(self.format, width))
 
-    def _expert(self, stream: int, inter: int) -> QuantisedExpert:
-        hidden = self.spec.hidden
-        up_rows, down_rows = (2 * inter, 2 * ROWS * blocks(inter)), (hidden, ROWS * blocks(hidden))
+    def _expert(self, stream: int, inter: int, inter_blocks: int) -> QuantisedExpert:
+        spec, hidden, first = self.spec, self.spec.hidden, self.spec.first_matrices
+        up_rows = first * inter, first * ROWS * inter_blocks
+        down_rows = hidden, ROWS * spec.hidden_blocks
         return QuantisedExpert(
-            self._matrix(self.format, 2 * stream, up_rows, hidden, 2),
-            self._matrix(self.format, 2 * stream + 1, down_rows, inter, 1),
+            self._matrix(self.format, 2 * stream, up_rows, hidden, spec.input_blocks, first),
+            self._matrix(self.format, 2 * stream + 1, down_rows, inter, inter_blocks, 1),
         )
 
     @cached_property
@@ -82,17 +90,19 @@ class SyntheticLayer(CodedLayer):
         return pools
 
     def _matrix(
-        self, form: WeightFormat, stream: int, rows: tuple[int, int], width: int, interleaved: int
+        self, form: WeightFormat, stream: int, rows: tuple[int, int], width: int, depth: int, interleaved: int
     ) -> QuantisedMatrix:
-        """Stretches of the pools from a place that belongs to ``stream``; ``rows`` without and with padding."""
+        """Stretches of the pools from a place that belongs to ``stream``; ``rows`` without and with padding.
+
+        Of ``depth`` blocks, one that is not needed for ``width`` columns is of biases.
+        """
         used, padded = rows
-        depth = blocks(width)
         starts = np.random.default_rng((self._seed, stream)).integers(0, _POOL, 3)
         codes, frac, f = (
             np.resize(np.roll(pool, -start), (padded, count))
             for pool, start, count in zip(self._pools[form.name], starts, (ROWS * depth, depth, depth), strict=True)
         )
-        codes[:, width:] = codes[used:] = 0
+        codes[:, width : ROWS * blocks(width)] = codes[used:] = 0
         frac[used:], f[used:] = 0, MAX_FRACTION
         return QuantisedMatrix(codes, frac, f, (_scale_exponent(form, width),) * interleaved, form)
 

@@ -19,6 +19,7 @@ from rtl_gen.post import Post
 from rtl_gen.read_arbiter import ReadArbiter
 from rtl_gen.registers import CSR_ADDR_BITS, Registers
 from rtl_gen.requant import Requant
+from rtl_gen.route_reader import RouteReader
 from rtl_gen.router import Router
 from rtl_gen.scheduler import Scheduler
 from rtl_gen.sequencer import Activity, Sequencer
@@ -28,7 +29,7 @@ from rtl_gen.vector_buffer import VectorBuffer
 from rtl_gen.widen import Widen
 from rtl_gen.writer import Writer
 
-COMMAND_READER, LOADER_READER, WEIGHT_READER = range(3)
+COMMAND_READER, LOADER_READER, ROUTES_READER, WEIGHT_READER = range(4)
 
 
 class Accelerator(wiring.Component):
@@ -73,13 +74,14 @@ class Accelerator(wiring.Component):
         arch = self.arch
         m.submodules.registers = registers = Registers()
         m.submodules.command = command = Command(arch)
-        m.submodules.reads = reads = ReadArbiter(arch, 3 if arch.channels == 1 else 2)
+        m.submodules.reads = reads = ReadArbiter(arch, 4 if arch.channels == 1 else 3)
         m.submodules.loader = loader = Loader(arch)
         m.submodules.vector_buffer = vector_buffer = VectorBuffer(arch)
         m.submodules.scheduler = scheduler = Scheduler(arch)
         m.submodules.sequencer = sequencer = Sequencer(arch)
         m.submodules.sub_arrays = sub_arrays = self._sub_arrays
         m.submodules.router = router = Router(arch)
+        m.submodules.route_reader = route_reader = RouteReader(arch)
         m.submodules.post = post = Post(arch)
         m.submodules.requant = requant = Requant(arch)
         m.submodules.hidden_writer = hidden_writer = HiddenWriter(arch)
@@ -105,7 +107,7 @@ class Accelerator(wiring.Component):
         ]
 
         # ---- memory ----
-        for index, reader in ((COMMAND_READER, command), (LOADER_READER, loader)):
+        for index, reader in ((COMMAND_READER, command), (LOADER_READER, loader), (ROUTES_READER, route_reader)):
             connect(m, reader.bursts, getattr(reads, f"bursts_{index}"))
             connect(m, reader.words, getattr(reads, f"words_{index}"))
         connect_half(m, self.m_axi, reads, AXI4Read(arch))
@@ -126,14 +128,22 @@ class Accelerator(wiring.Component):
                 masters.append(master)
 
         # ---- one layer and one start for all ----
-        for block in (scheduler, sequencer, router, post, hidden_writer, combine, output):
+        for block in (scheduler, loader, sequencer, router, route_reader, post, hidden_writer, combine, output):
             m.d.comb += block.layer.eq(command.layer)
         starts = (scheduler.start, loader.clear, sub_arrays.clear, hidden_writer.restart, combine.clear, output.restart)
-        for start in (*starts, writer.clear):
+        for start in (*starts, writer.clear, route_reader.start):
             m.d.comb += start.eq(command.compute)
 
         # ---- jobs: their weights and their vectors ----
-        connect(m, scheduler.segments, sub_arrays.segments)
+        # A segment goes to the streamers and, for the width of its codes, to the sequencer.
+        segments = scheduler.segments
+        m.d.comb += [
+            sub_arrays.segments.payload.eq(segments.payload),
+            sequencer.bits.payload.eq(segments.payload.bits),
+            sub_arrays.segments.valid.eq(segments.valid & sequencer.bits.ready),
+            sequencer.bits.valid.eq(segments.valid & sub_arrays.segments.ready),
+            segments.ready.eq(sub_arrays.segments.ready & sequencer.bits.ready),
+        ]
         connect(m, scheduler.fetches, loader.fetches)
         connect(m, scheduler.jobs, sequencer.jobs)
         connect(m, sequencer.slot, scheduler.slot)
@@ -172,7 +182,10 @@ class Accelerator(wiring.Component):
             m.d.comb += [block.results.payload.eq(results.payload), block.results.valid.eq(results.valid & mine)]
             with m.If(mine):
                 m.d.comb += results.ready.eq(block.results.ready)
-        connect(m, router.routes, scheduler.routes)
+        with m.If(command.layer.given_routes):
+            connect_stream(m, route_reader.routes, scheduler.routes)
+        with m.Else():
+            connect_stream(m, router.routes, scheduler.routes)
         connect(m, post.values, requant.values)
         connect(m, requant.blocks, hidden_writer.blocks)
         connect(m, output.read, combine.read)
@@ -210,10 +223,13 @@ class Accelerator(wiring.Component):
             command.vector_error.eq(loader.error),
             command.weight_error.eq(sub_arrays.error),
             command.write_error.eq(writer.error),
+            command.routes_error.eq(route_reader.error),
+            route_reader.address.eq(command.routes_address),
+            route_reader.entries.eq(command.entries),
             command.overflow.eq(combine.overflow),
             command.weights_outstanding.eq(sub_arrays.waiting),
             command.loading.eq(scheduler.loading),
-            command.router_busy.eq(router.busy),
+            command.router_busy.eq(router.busy | route_reader.busy),
             command.storing_output.eq(scheduler.storing),
         ]
 
@@ -234,7 +250,7 @@ class Accelerator(wiring.Component):
             "read_words": sum(read_words, start=Const(0, 1)),
             "write_words": self.m_axi.wvalid & self.m_axi.wready,
             "read_idle": ~Cat(port.idle for port in arbiters).all() & ~Cat(read_words).any(),
-            "routing": router.busy,
+            "routing": command.router_busy,
         }
         for name, event in events.items():
             m.d.comb += getattr(counters, f"{name}_event").eq(event)

@@ -10,7 +10,7 @@ from amaranth.utils import ceil_log2, exact_log2
 
 from moe_hw.arch import ACC_BITS, EXP_BITS, Arch
 from rtl_gen.arith import Pipeline, align16, bit_length, magnitude, round16, round_halves, shift_halves
-from rtl_gen.types import groups_of, layer_layout, result_layout, token_bits
+from rtl_gen.types import combine_exponent, groups_of, layer_layout, result_layout, token_bits
 
 WORD_MAX = (1 << ACC_BITS - 1) - 1
 """Largest combine word; sums saturate at it and at its negative."""
@@ -157,8 +157,9 @@ class Combine(wiring.Component):
             p.stage(
                 acc=word.acc[lane],
                 exponent=word.base_exponent + Mux(word.shared, layer.shared_down_exponent, layer.down_exponent),
-                right=(word.token_exponent << 1) + layer.combine_exponent + 15,
+                right=combine_exponent(layer, word.token_exponent) + 15,
                 weight=word.of.weight.mantissa,
+                weight_negative=word.of.weight.negative,
                 weight_exponent=word.of.weight.exponent,
                 **which,
             )
@@ -167,10 +168,11 @@ class Combine(wiring.Component):
                 place = (p.first << exact_log2(steps)) + p.row
                 which = {"address": place[:address_bits], "first": None, "row": None}
             p.stage(
-                negative=p.acc[-1],
+                negative=p.acc[-1] ^ p.weight_negative,
                 acc=magnitude(p.acc),
                 right=p.right - p.weight_exponent,
                 weight_exponent=None,
+                weight_negative=None,
                 **which,
             )
             pipelines.append(p)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
+from amaranth.utils import bits_for, exact_log2
 
 from moe_hw.arch import SEGMENT_ALIGN, Arch
 from moe_hw.registers import COMMAND, COMMAND_MAGIC, COMPLETION, COUNTERS, LAYER, Status, Waiting
@@ -39,8 +39,10 @@ class Command(wiring.Component):
         Memory.
     layer : Out(layer_layout()), layer_address : Out
         The layer of the batch at hand and its descriptor's address.
-    input_address, hidden_address, output_address : Out
-        Where the batch's inputs, hidden activations and outputs lie.
+    input_address, hidden_address, output_address, routes_address : Out
+        Where the batch's inputs, hidden activations, outputs and given routes lie.
+    entries : Out
+        Entries of the batch's routing record; as long as the layer is stable.
     compute : Out(1), computed : In(1)
         Pulse: start the scheduler and forget errors; all outputs are written.
     read_routing : Out(1)
@@ -57,7 +59,7 @@ class Command(wiring.Component):
         Pulse: a command begins.
     setting_up, computing, storing : Out(1)
         Which part of a command this cycle belongs to; none while idle and while the completion is written.
-    vector_error, weight_error, write_error, overflow : In(1)
+    vector_error, weight_error, write_error, routes_error, overflow : In(1)
     weights_outstanding, loading, router_busy, storing_output : In(1)
         For the ``state`` CSR.
     """
@@ -79,6 +81,8 @@ class Command(wiring.Component):
                 "input_address": Out(address_bits(arch)),
                 "hidden_address": Out(address_bits(arch)),
                 "output_address": Out(address_bits(arch)),
+                "routes_address": Out(address_bits(arch)),
+                "entries": Out(bits_for(arch.queue_entries)),
                 "compute": Out(1),
                 "computed": In(1),
                 "read_routing": Out(1),
@@ -96,6 +100,7 @@ class Command(wiring.Component):
                 "vector_error": In(1),
                 "weight_error": In(1),
                 "write_error": In(1),
+                "routes_error": In(1),
                 "overflow": In(1),
                 "weights_outstanding": In(1),
                 "loading": In(1),
@@ -120,7 +125,7 @@ class Command(wiring.Component):
                 width = len(Signal(fields[name].shape))
                 m.d.comb += layer[name].eq(reader.record[32 * position : 32 * position + width])
         m.d.comb += [layer[name].eq(command[name]) for name in CUT_WORDS]
-        for name in ("layer", "input", "hidden", "output"):
+        for name in ("layer", "input", "hidden", "output", "routes"):
             m.d.comb += getattr(self, f"{name}_address").eq(command[name])
         m.submodules.check = check = LayerCheck(arch)
         m.d.comb += [
@@ -130,7 +135,7 @@ class Command(wiring.Component):
             check.slots.eq(command["slots"]),
             check.chunk_blocks.eq(command["chunk_blocks"]),
         ]
-        entries = layer.top_k + (layer.shared_blocks != 0)
+        m.d.sync += self.entries.eq(layer.tokens * (layer.top_k + (layer.shared_blocks != 0)))
 
         # ---- the status: what the checks found, else what happened later ----
         status = Signal(Status)
@@ -139,6 +144,8 @@ class Command(wiring.Component):
             m.d.comb += final.eq(status)
         with m.Elif(self.vector_error):
             m.d.comb += final.eq(Status.VECTOR_READ_ERROR)
+        with m.Elif(self.routes_error):
+            m.d.comb += final.eq(Status.ROUTES_READ_ERROR)
         with m.Elif(self.weight_error):
             m.d.comb += final.eq(Status.WEIGHT_READ_ERROR)
         with m.Elif(self.write_error):
@@ -233,7 +240,7 @@ class Command(wiring.Component):
                     m.next = "routing"
             with m.State("routing"):
                 m.d.comb += self.storing.eq(1)
-                store(command["routing"], (layer.tokens * entries) << 1)
+                store(command["routing"], self.entries << 1)
                 with m.If(self.ranges.ready):
                     m.d.comb += self.read_routing.eq(1)
                     m.next = "routing wait"

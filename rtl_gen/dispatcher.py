@@ -117,7 +117,8 @@ class Dispatcher(wiring.Component):
         job = self.jobs.payload
         fetch = self.fetches.payload
         unused = Signal()
-        by_token = (job.kind == Kind.ROUTER) | job.shared | unused
+        router = job.kind == Kind.ROUTER
+        by_token = router | job.shared | unused
         down = job.kind == Kind.DOWN
         choices = Signal(5)  # of a token
         token = Signal(token_bits(arch))
@@ -129,7 +130,7 @@ class Dispatcher(wiring.Component):
         hidden = Signal(address_bits(arch))  # where the next job's hidden activations lie
         m.d.sync += [
             choices.eq(layer.top_k + (layer.shared_blocks != 0)),
-            stride.eq(Mux(down, fetch.blocks, layer.hidden_blocks << 1)),
+            stride.eq(Mux(down, fetch.blocks, layer.input_blocks << 1)),
             product.eq(number * stride),
         ]
         m.submodules.slots = slots = Memory(shape=slot_layout(arch), depth=2 * arch.slots, init=[])
@@ -147,9 +148,8 @@ class Dispatcher(wiring.Component):
             write.data.token.eq(this_token),
             write.data.unused.eq(unused),
             write.data.weight.eq(self.entry.weight),
-            fetch.blocks.eq(Mux(down, Mux(job.shared, layer.shared_blocks, layer.inter_blocks), layer.hidden_blocks)),
-            fetch.router.eq(job.kind == Kind.ROUTER),
-            fetch.lines.eq(Mux(down, product, Mux(fetch.router, layer.hidden_blocks << 1, layer.hidden_blocks))),
+            fetch.blocks.eq(Mux(down, Mux(job.shared, layer.shared_blocks, layer.inter_blocks), layer.input_blocks)),
+            fetch.lines.eq(Mux(down, product, Mux(router, layer.input_blocks << 1, layer.input_blocks))),
             fetch.hidden.eq(down),
             fetch.half.eq(job.half),
             fetch.slot.eq(Mux(down, job.slots - 1, index)),

@@ -23,7 +23,7 @@ def entry_layout(arch: Arch) -> data.StructLayout:
 
 
 class ExpertQueues(wiring.Component):
-    """Appends every route to its expert's queue; then queues are looked up and walked.
+    """Appends every route to its expert's queue, if it has any; then queues are looked up and walked.
 
     Nothing is moved or sorted: entries stay where they arrived, and each names the one behind it.
 
@@ -122,8 +122,8 @@ class ExpertQueues(wiring.Component):
             with m.State("APPEND"):
                 m.d.comb += [
                     entry_write.en.eq(1),
-                    link_write.en.eq(occupied),
-                    queue_write.en.eq(1),
+                    link_write.en.eq(occupied & ~route.none),
+                    queue_write.en.eq(~route.none),
                     queue_write.data.head.eq(Mux(occupied, queue.head, self.arrived)),
                     queue_write.data.tail.eq(self.arrived),
                     queue_write.data.count.eq(queue.count + 1),

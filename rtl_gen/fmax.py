@@ -37,6 +37,7 @@ from rtl_gen.post import Post
 from rtl_gen.probe import Probe
 from rtl_gen.read_arbiter import ReadArbiter
 from rtl_gen.requant import Requant
+from rtl_gen.route_reader import RouteReader
 from rtl_gen.router import Router
 from rtl_gen.row import Row
 from rtl_gen.sequencer import Sequencer
@@ -60,6 +61,7 @@ BLOCKS: dict[str, Callable[[Arch], wiring.Component]] = {
     "exponential": lambda arch: Exponential(),
     "softmax": Softmax,
     "router": Router,
+    "route_reader": RouteReader,
     "expert_queues": ExpertQueues,
     "combine": Combine,
     "streamer": Streamer,
@@ -73,7 +75,7 @@ BLOCKS: dict[str, Callable[[Arch], wiring.Component]] = {
     "dispatcher": Dispatcher,
     "hidden_writer": HiddenWriter,
     "output": Output,
-    "read_arbiter": lambda arch: ReadArbiter(arch, 3),
+    "read_arbiter": lambda arch: ReadArbiter(arch, 4),
     "writer": Writer,
     "bursts": Bursts,
 }

@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from moe_hw.arch import Arch
 from moe_hw.registers import LAYER_MAGIC, Status
+from moe_hw.tables import RELU
 from rtl_gen.types import groups_of, layer_layout, longest_hidden, router_groups
 
 PRODUCT_BITS = 28
@@ -60,8 +61,8 @@ class LayerCheck(wiring.Component):
         logit_words = Signal(PRODUCT_BITS)
         m.d.comb += [
             widest.eq(longest_hidden(layer)),
-            longest.eq(Mux((layer.hidden_blocks << 1) > widest, layer.hidden_blocks << 1, widest)),
-            groups.eq(router_groups(arch, layer)),
+            longest.eq(Mux((layer.input_blocks << 1) > widest, layer.input_blocks << 1, widest)),
+            groups.eq(Mux(layer.given_routes, 0, router_groups(arch, layer))),
         ]
         m.d.sync += [
             vector_blocks.eq(layer.slots * longest),
@@ -69,8 +70,11 @@ class LayerCheck(wiring.Component):
             logit_words.eq(layer.slots * groups),
         ]
 
-        shape_ok = Mux(layer.shared_blocks == 0, ~layer.shared_gate, layer.shared_passes != 0)
-        for size in (layer.hidden_blocks, layer.inter_blocks, layer.experts, layer.passes, layer.router_passes):
+        shape_ok = Mux(layer.shared_blocks == 0, ~layer.shared_gate, layer.shared_bits >= 2)
+        shape_ok = shape_ok & Mux(layer.given_routes, ~layer.shared_gate, layer.router_bits >= 2)
+        shape_ok = shape_ok & (layer.activation <= RELU) & ~(layer.gated & layer.square)
+        shape_ok = shape_ok & (layer.bits >= 2)
+        for size in (layer.hidden_blocks, layer.input_blocks, layer.inter_blocks, layer.experts):
             shape_ok = shape_ok & (size != 0)
         top_k_ok = (layer.top_k != 0) & (layer.top_k <= arch.max_top_k) & (layer.top_k <= layer.experts)
         slots_ok = (self.slots != 0) & (self.slots <= arch.slots)

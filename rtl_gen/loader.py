@@ -11,7 +11,7 @@ from amaranth.utils import ceil_log2
 from moe_hw.arch import EXP_BITS, ROWS, SEGMENT_ALIGN, Arch
 from rtl_gen.bursts import Bursts
 from rtl_gen.bus import burst_layout, word_layout
-from rtl_gen.types import fetch_layout, slot_bits, token_bits
+from rtl_gen.types import fetch_layout, layer_layout, slot_bits, token_bits
 
 FETCHES = 16
 """Fetches that can be on their way."""
@@ -21,8 +21,8 @@ def line_layout(arch: Arch) -> data.StructLayout:
     """A block of a vector: its mantissas and exponent.
 
     ``place`` is its place among the job's vectors, which lie one after the other. ``start`` is the first block of a
-    vector, ``last`` the last line of a job; ``counts`` marks those that count for the vector's exponent, ``router`` the
-    lines of tokens, as the router gets them.
+    vector, ``last`` the last line of a job; ``counts`` marks those that count for the vector's exponent, ``input`` the
+    lines of a token.
     """
     return data.StructLayout(
         {
@@ -32,7 +32,7 @@ def line_layout(arch: Arch) -> data.StructLayout:
             "slot": slot_bits(arch),
             "place": range(arch.vector_blocks // 2),
             "token": token_bits(arch),
-            "router": 1,
+            "input": 1,
             "start": 1,
             "counts": 1,
             "last": 1,
@@ -50,6 +50,8 @@ class Loader(wiring.Component):
 
     Members
     -------
+    layer : In(layer_layout())
+        The layer at work.
     fetches : In(stream of fetch_layout(arch))
         Vectors to read. There must be room for them in the vector buffer.
     bursts : Out(stream of burst_layout(arch)), words : In(stream of word_layout(arch))
@@ -66,6 +68,7 @@ class Loader(wiring.Component):
         self.arch = arch
         super().__init__(
             {
+                "layer": In(layer_layout()),
                 "fetches": In(stream.Signature(fetch_layout(arch))),
                 "bursts": Out(stream.Signature(burst_layout(arch))),
                 "words": In(stream.Signature(word_layout(arch))),
@@ -121,10 +124,12 @@ class Loader(wiring.Component):
         block, place = Signal(11), Signal.like(self.line.place)
         # Hidden activations lie in the order in which they were made: column group by column group, and in each slot
         # by slot.
-        span = max(1, arch.columns // 2 // ROWS)  # blocks of a slot that a column group makes
+        # Blocks of a slot that a column group makes, less one: a mask.
+        gated, two_layer = (max(1, arch.columns // matrices // ROWS) - 1 for matrices in (2, 1))
+        span = Mux(self.layer.gated, gated, two_layer)
         slot, first_block, first_place = Signal.like(fetch.slot), Signal.like(block), Signal.like(place)
         last_block = block == fetch.blocks - 1
-        end_of_span = last_block | (block & (span - 1) == span - 1)
+        end_of_span = last_block | (block & span == span)
         last_slot = slot == fetch.slot
         m.d.comb += end_of_fetch.eq(Mux(fetch.hidden, last_block & last_slot, block == fetch.lines - 1))
         with m.If(taken & end_of_line):
@@ -135,7 +140,7 @@ class Loader(wiring.Component):
                 self.line.slot.eq(Mux(fetch.hidden, slot, fetch.slot)),
                 self.line.place.eq(place),
                 self.line.token.eq(fetch.token),
-                self.line.router.eq(fetch.router),
+                self.line.input.eq(~fetch.hidden),
                 self.line.start.eq(block == 0),
                 self.line.counts.eq(block < fetch.blocks),
                 self.line.last.eq(fetch.last & end_of_fetch),

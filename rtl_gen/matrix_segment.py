@@ -78,20 +78,20 @@ class MatrixSegment(wiring.Component):
         base = Mux(self.shared, layer.shared_address, self.expert)
         down = Mux(self.shared, layer.shared_down + shared_offset, layer.expert_down + offset)
         segment = self.segment
-        m.d.comb += segment.passes.eq(Mux(self.shared, layer.shared_passes, layer.passes))
+        m.d.comb += segment.bits.eq(Mux(self.shared, layer.shared_bits, layer.bits))
         with m.Switch(self.kind):
             with m.Case(Kind.ROUTER):
                 m.d.comb += [
                     segment.address.eq(layer.router_address),
                     segment.groups.eq(router_groups(arch, layer)),
-                    segment.blocks.eq(layer.hidden_blocks),
-                    segment.passes.eq(layer.router_passes),
+                    segment.blocks.eq(layer.input_blocks),
+                    segment.bits.eq(layer.router_bits),
                 ]
             with m.Case(Kind.UP):
                 m.d.comb += [
                     segment.address.eq(base),
-                    segment.groups.eq(up_groups(arch, inter_blocks)),
-                    segment.blocks.eq(layer.hidden_blocks),
+                    segment.groups.eq(up_groups(arch, layer, inter_blocks)),
+                    segment.blocks.eq(layer.input_blocks),
                 ]
             with m.Case(Kind.DOWN):
                 m.d.comb += [

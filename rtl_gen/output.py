@@ -11,7 +11,7 @@ from moe_hw.arch import ROWS, SEGMENT_ALIGN, Arch
 from rtl_gen.arith import Pipeline, align, bit_length, magnitude
 from rtl_gen.bus import range_layout
 from rtl_gen.combine import SumRead
-from rtl_gen.types import address_bits, groups_of, layer_layout
+from rtl_gen.types import address_bits, combine_exponent, groups_of, layer_layout
 
 LARGEST_FLOAT = 0x7F7FFFFF
 """Bits of the largest finite float32."""
@@ -146,7 +146,7 @@ class Output(wiring.Component):
             p = Pipeline(m, sending, enable)
             p.stage()
             # The memory's outputs are that stage's too.
-            p.stage(word=self.read.sums[lane], exponent=(self.read.exponent << 1) + layer.combine_exponent)
+            p.stage(word=self.read.sums[lane], exponent=combine_exponent(layer, self.read.exponent))
             self._convert(p)
             m.d.comb += self.values.payload.word_select(lane, 32).eq(p.bits)
             if lane == 0:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import data, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from moe_hw.arch import PLANES_PER_PASS, Arch
+from rtl_gen.types import BITS, first_planes
 
 
 def plane_layout(arch: Arch) -> data.StructLayout:
@@ -19,7 +20,10 @@ def plane_layout(arch: Arch) -> data.StructLayout:
 
 
 class PlaneLoader(wiring.Component):
-    """Takes the four planes of each pass from the expert buffer, a ring, as soon as the pass before is swapped in.
+    """Takes the planes of each pass from the expert buffer, a ring, as soon as the pass before is swapped in.
+
+    A tile's first pass has 2 to 5 planes, each other four. The planes of a matrix are loaded ahead of its job, so its
+    bits come from the segments that the streamer reads.
 
     Latency: none from ``swap`` to the first plane; throughput: a plane a cycle.
 
@@ -30,10 +34,12 @@ class PlaneLoader(wiring.Component):
 
     Members
     -------
+    bits : In(stream of 5 bits)
+        Bits of the codes of each matrix, in the order of their planes.
     swap : In(1)
         The loaded codes become the active ones in this cycle. Only when ``full``.
-    last_pass : In(1)
-        Of the pass that is swapped in: the next one is of another tile.
+    last_pass, last_of_job : In(1)
+        Of the pass that is swapped in: the next one is of another tile; of another matrix, too.
     full : Out(1)
         The shadow codes are complete.
     beat_ready : In(1), beat_pop : Out(1)
@@ -46,8 +52,10 @@ class PlaneLoader(wiring.Component):
         self.arch = arch
         super().__init__(
             {
+                "bits": In(stream.Signature(BITS)),
                 "swap": In(1),
                 "last_pass": In(1),
+                "last_of_job": In(1),
                 "full": Out(1),
                 "beat_ready": In(1),
                 "beat_pop": Out(1),
@@ -57,21 +65,51 @@ class PlaneLoader(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        index = Signal(range(PLANES_PER_PASS))
         address = Signal.like(self.plane.address)
-        next_signed = Signal(init=1)
+        planes = Signal(3)  # of the pass that is loaded
+        first_of_tile = Signal(3)  # planes of a tile's first pass
+        loaded = Signal(3)
+        is_signed = Signal()
+        waiting = Signal(init=1)  # for the bits of the next matrix
+
+        # A pass begins: of the same tile, of the next tile, or of the next matrix.
+        begin, of_next_matrix, known = Signal(), Signal(), Signal()
+        next_first = Signal(3)
+        m.d.comb += [
+            begin.eq(self.swap | waiting),
+            of_next_matrix.eq(waiting | (self.last_pass & self.last_of_job)),
+            known.eq(~of_next_matrix | self.bits.valid),
+            self.bits.ready.eq(begin & of_next_matrix),
+            next_first.eq(Mux(of_next_matrix, first_planes(self.bits.payload), first_of_tile)),
+        ]
+        planes_now, loaded_now, signed_now = Signal(3), Signal(3), Signal()
+        m.d.comb += [
+            planes_now.eq(planes),
+            loaded_now.eq(loaded),
+            signed_now.eq(is_signed),
+        ]
+        with m.If(begin):
+            m.d.comb += [
+                planes_now.eq(Mux(of_next_matrix | self.last_pass, next_first, PLANES_PER_PASS)),
+                loaded_now.eq(0),
+                signed_now.eq(of_next_matrix | self.last_pass),
+            ]
+            m.d.sync += [waiting.eq(~known), self.full.eq(0), loaded.eq(0)]
+            with m.If(known):
+                m.d.sync += [planes.eq(planes_now), is_signed.eq(signed_now), first_of_tile.eq(next_first)]
+
         load = self.plane.load
         m.d.comb += [
-            load.eq((~self.full | self.swap) & self.beat_ready),
+            load.eq(self.beat_ready & Mux(begin, known, ~self.full)),
             self.beat_pop.eq(load),
-            self.plane.first.eq(index == 0),
-            self.plane.signed.eq(Mux(self.swap, self.last_pass, next_signed)),
+            self.plane.first.eq(loaded_now == 0),
+            self.plane.signed.eq(signed_now),
             self.plane.address.eq(address),
         ]
-        with m.If(self.swap):
-            m.d.sync += [self.full.eq(0), next_signed.eq(self.last_pass)]
         with m.If(load):
-            m.d.sync += [index.eq(index + 1), address.eq(address + 1)]
-            with m.If(index == PLANES_PER_PASS - 1):
-                m.d.sync += self.full.eq(1)
+            m.d.sync += [
+                loaded.eq(loaded_now + 1),
+                address.eq(address + 1),
+                self.full.eq(loaded_now == planes_now - 1),
+            ]
         return m

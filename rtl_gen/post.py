@@ -1,34 +1,34 @@
-"""SwiGLU: gate and up accumulators of the array become hidden activations."""
+"""The activation function: gate and up accumulators of the array become hidden activations."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from moe_hw.arch import ACC_BITS, Arch
-from moe_hw.tables import SIGMOID_STEPS, SIGMOID_VALUES
+from moe_hw.tables import GATE_STEPS, GATE_VALUES, RELU
 from rtl_gen.arith import Pipeline, align16, bit_length, magnitude, round16
 from rtl_gen.types import hidden_values_layout, layer_layout, result_layout
 
 ONE = 1 << 16
-"""One, as a value of the sigmoid."""
+"""One, as a value of ``s``."""
 
-LATENCY = 18
+LATENCY = 19
 """Cycles from a result to its first activation."""
 
 
-def sigmoid_layout() -> data.StructLayout:
-    """A piece of the sigmoid: its first value less one half, and how much it rises."""
+def piece_layout() -> data.StructLayout:
+    """A piece of ``s``: its first value less one half, and how much it rises."""
     return data.StructLayout({"value": 16, "rise": 10})
 
 
 class Post(wiring.Component):
-    """Applies ``silu(gate) * up`` to the accumulators of the gate_up phase.
+    """Applies the activation function to the accumulators of the gate_up phase.
 
-    Even columns of a result are gates, odd ones the ups that belong to them.
+    Even columns of a result are gates, odd ones the ups that belong to them; of two-layer experts all are gates.
 
     Parameters
     ----------
@@ -42,7 +42,8 @@ class Post(wiring.Component):
     layer : In(layer_layout())
         The layer at work, stable while there are results.
     values : Out(stream of hidden_values_layout(arch))
-        ``columns / 2`` activations for each result, in order. Latency: ``LATENCY``; throughput: ``lanes`` a cycle.
+        ``columns / 2`` activations for each result, or ``columns``, in order. Latency: ``LATENCY``; throughput:
+        ``lanes`` a cycle.
     """
 
     def __init__(self, arch: Arch):
@@ -60,9 +61,10 @@ class Post(wiring.Component):
         enable = Signal()
         m.d.comb += enable.eq(~self.values.valid | self.values.ready)
         out = self.values.payload
-        for lane, p in enumerate(self._pairs(m, enable)):
+        for lane, p in enumerate(self._arguments(m, enable)):
             self._normalise(p)
-            self._sigmoid(m, p, enable, lane)
+            self._limit(p)
+            self._gate_factor(m, p, enable, lane)
             self._multiply(p)
             value = out.values[lane]
             m.d.comb += [value.sign.eq(p.negative), value.mantissa.eq(p.mantissa), value.exponent.eq(p.exponent)]
@@ -77,38 +79,46 @@ class Post(wiring.Component):
                 ]
         return m
 
-    def _pairs(self, m: Module, enable: Signal) -> list[Pipeline]:
-        """Holds a result and shifts it out, a pair for each lane at a time."""
+    def _arguments(self, m: Module, enable: Signal) -> list[Pipeline]:
+        """Holds a result and shifts it out, two accumulators for each lane at a time.
+
+        They are a gate and an up, or two gates: a step of a two-layer expert takes two cycles.
+        """
         lanes = self.arch.lanes
         steps = self.arch.columns // 2 // lanes
+        layer = self.layer
         word = Signal(result_layout(self.arch))
         held = Signal()
         step = Signal(range(steps))
-        last_step = Signal()
+        upper = Signal()  # the second cycle of a step
+        end_of_step, last = Signal(), Signal()
         m.d.comb += [
-            last_step.eq(step == steps - 1),
-            self.results.ready.eq(~held | (enable & last_step)),
+            end_of_step.eq(layer.gated | upper),
+            last.eq((step == steps - 1) & end_of_step),
+            self.results.ready.eq(~held | (enable & last)),
         ]
         with m.If(self.results.ready):
-            m.d.sync += [word.eq(self.results.payload), held.eq(self.results.valid), step.eq(0)]
+            m.d.sync += [word.eq(self.results.payload), held.eq(self.results.valid), step.eq(0), upper.eq(0)]
         with m.Elif(enable):
-            m.d.sync += [step.eq(step + 1), word.acc.eq(word.acc.as_value().shift_right(2 * lanes * ACC_BITS))]
+            m.d.sync += upper.eq(~end_of_step)
+            with m.If(end_of_step):
+                m.d.sync += [step.eq(step + 1), word.acc.eq(word.acc.as_value().shift_right(2 * lanes * ACC_BITS))]
 
-        layer = self.layer
         pipelines = []
         for lane in range(lanes):
             p = Pipeline(m, held, enable)
             which = {}
             if lane == 0:
+                place = Mux(layer.gated, Cat(step, word.group), Cat(upper, step, word.group))
                 which = {
                     "slot": word.slot,
                     "unused": word.of.unused,
-                    "shared": word.shared,
-                    "neuron": Cat(Const(0, exact_log2(lanes)), step, word.group)[:16],
-                    "last": word.last & last_step,
+                    "neuron": Cat(Const(0, exact_log2(lanes)), place)[:16],
+                    "last": word.last & last,
                 }
             p.stage(
-                gate=word.acc[2 * lane],
+                shared=word.shared,
+                gate=Mux(layer.gated, word.acc[2 * lane], Mux(upper, word.acc[lanes + lane], word.acc[lane])),
                 up=word.acc[2 * lane + 1],
                 gate_exponent=word.base_exponent + Mux(word.shared, layer.shared_gate_exponent, layer.gate_exponent),
                 up_exponent=word.base_exponent + Mux(word.shared, layer.shared_up_exponent, layer.up_exponent),
@@ -119,9 +129,10 @@ class Post(wiring.Component):
 
     def _normalise(self, p: Pipeline) -> None:
         """Mantissas and exponents of gate and up."""
+        layer = self.layer
         p.stage(
             gate_negative=p.gate[-1],
-            negative=p.gate[-1] ^ p.up[-1],
+            up_negative=Mux(layer.gated, p.up[-1], layer.square & p.gate[-1]),
             gate=magnitude(p.gate),
             up=magnitude(p.up),
         )
@@ -133,45 +144,74 @@ class Post(wiring.Component):
             gate=gate,
             gate_exponent=gate_exponent,
             up=up,
-            exponent=gate_exponent + up_exponent,
+            up_exponent=up_exponent,
             gate_length=None,
             up_length=None,
-            up_exponent=None,
         )
 
-    def _sigmoid(self, m: Module, p: Pipeline, enable: Signal, lane: int) -> None:
-        """Sigmoid of the gate, and meanwhile gate times up."""
+    def _limit(self, p: Pipeline) -> None:
+        """The limits of gate and up; the up of a two-layer expert is one, or the gate."""
+        layer = self.layer
+
+        def most(name: str) -> Value:
+            return Mux(p.shared, layer[f"shared_{name}"], layer[name]).as_signed()
+
+        def limited(mantissa: Value, exponent: Value, limit: Value, applies: Value) -> tuple[Value, Value]:
+            # Normalised numbers are ordered by exponent and mantissa together.
+            beyond = applies & (Cat(mantissa, exponent).as_signed() > limit)
+            return Mux(beyond, limit[:16], mantissa), Mux(beyond, limit[16:].as_signed(), exponent)
+
+        gate, gate_exponent = limited(p.gate, p.gate_exponent, most("gate_limit"), ~p.gate_negative)
+        limit = Mux(p.up_negative, most("up_lower_limit"), most("up_limit"))
+        up, up_exponent = limited(p.up, p.up_exponent, limit, 1)
+        p.stage(
+            gate=gate,
+            gate_exponent=gate_exponent,
+            up=Mux(layer.gated, up, Mux(layer.square, gate, 1 << 15)),
+            up_exponent=Mux(layer.gated, up_exponent, Mux(layer.square, gate_exponent, -15)),
+            negative=p.gate_negative ^ p.up_negative,
+            up_negative=None,
+        )
+
+    def _gate_factor(self, m: Module, p: Pipeline, enable: Signal, lane: int) -> None:
+        """``s`` of the gate, and meanwhile gate times up."""
         # The argument is `4 * mantissa >> back`. A `back` below 0 is beyond the table; 18 and more leave 0.
         back = -p.gate_exponent - 12
         p.stage(
             product=p.gate * p.up,
-            beyond=p.gate_exponent > -12,
+            exponent=p.gate_exponent + p.up_exponent,
+            beyond=(p.gate_exponent > -12) | (self.layer.activation == RELU),
             back=Mux(back > 31, 31, back)[:5],
             up=None,
+            up_exponent=None,
             gate_exponent=None,
         )
         p.stage(z=((p.gate << 2) >> p.back)[:18], gate=None, back=None)
 
-        pieces = [{"value": int(v), "rise": int(w)} for v, w in zip(SIGMOID_VALUES, SIGMOID_STEPS, strict=False)]
-        m.submodules[f"table_{lane}"] = table = Memory(shape=sigmoid_layout(), depth=len(pieces), init=pieces)
+        pieces = [
+            {"value": int(value), "rise": int(rise)}
+            for values, rises in zip(GATE_VALUES, GATE_STEPS, strict=True)
+            for value, rise in zip(values, rises, strict=False)
+        ]
+        m.submodules[f"table_{lane}"] = table = Memory(shape=piece_layout(), depth=len(pieces), init=pieces)
         read = table.read_port()
-        m.d.comb += [read.en.eq(enable), read.addr.eq(p.z[9:])]
+        m.d.comb += [read.en.eq(enable), read.addr.eq(Cat(p.z[9:], self.layer.activation))]
         p.stage(rest=p.z[:9], z=None)
         # The memory's output is that stage's too.
         p.stage(value=read.data.value, rise=read.data.rise)
         p.stage(step=p.rise * p.rest, rise=None, rest=None)
-        p.stage(sigmoid=(ONE // 2 + p.value + ((p.step + 256) >> 9))[:17], step=None, value=None)
-        positive = Mux(p.beyond, Const(ONE, 17), p.sigmoid)
-        p.stage(sigmoid=Mux(p.gate_negative, ONE - positive, positive)[:17], gate_negative=None, beyond=None)
+        p.stage(factor=(ONE // 2 + p.value + ((p.step + 256) >> 9))[:17], step=None, value=None)
+        positive = Mux(p.beyond, Const(ONE, 17), p.factor)
+        p.stage(factor=Mux(p.gate_negative, ONE - positive, positive)[:17], gate_negative=None, beyond=None)
 
     def _multiply(self, p: Pipeline) -> None:
-        """The product of gate and up, normalised, times the sigmoid, normalised."""
+        """The product of gate and up, normalised, times ``s``, normalised."""
         # Two normalised mantissas make 31 or 32 bits, or 0.
         length = Mux(p.product[31], 32, 31)
         aligned = Mux(p.product[31], p.product[15:], p.product[14:31])
         product, exponent = round16(aligned, length, p.exponent)
         p.stage(product=product, exponent=exponent)
-        p.stage(product=p.product * p.sigmoid, exponent=p.exponent - 16, sigmoid=None)
+        p.stage(product=p.product * p.factor, exponent=p.exponent - 16, factor=None)
         p.stage(length=bit_length(p.product))
         p.stage(aligned=align16(p.product, p.length), product=None)
         mantissa, exponent = round16(p.aligned, p.length, p.exponent)

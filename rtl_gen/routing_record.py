@@ -24,7 +24,7 @@ def float_bits(weight: data.View) -> Value:
     """float32 of a routing weight, exact; 0 below the smallest normal number."""
     exponent = weight.exponent + (MANTISSA_FRACTION + FLOAT_BIAS)
     padding = Const(0, FLOAT_FRACTION - MANTISSA_FRACTION)
-    return Mux(exponent > 0, Cat(padding, weight.mantissa[:MANTISSA_FRACTION], exponent[:8], Const(0, 1)), 0)
+    return Mux(exponent > 0, Cat(padding, weight.mantissa[:MANTISSA_FRACTION], exponent[:8], weight.negative), 0)
 
 
 class RoutingRecord(wiring.Component):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import enum, stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from moe_hw.arch import ROWS, TILES_PER_SCALE_BEAT, Arch
@@ -11,10 +12,12 @@ from rtl_gen.accumulate import FRACTION, tag_layout
 from rtl_gen.plane_loader import PlaneLoader
 from rtl_gen.row import command_layout
 from rtl_gen.types import (
+    BITS,
     Kind,
     SlotRead,
     job_layout,
     layer_layout,
+    passes_of,
     slot_bits,
 )
 from rtl_gen.vector_buffer import ExponentRead
@@ -29,6 +32,9 @@ class Activity(enum.Enum, shape=2):
     WAIT_WEIGHTS = 2
     WAIT_RESULTS = 3
 
+
+MATRICES = 32
+"""Matrices that may be read ahead of the array."""
 
 RELEASE_DELAY = ROWS + 6
 """Cycles from the decision to issue a vector until the last row has read it, and may lose it."""
@@ -59,6 +65,8 @@ class Sequencer(wiring.Component):
         Slot table.
     exponents : Out(ExponentRead(arch))
         Exponents of the vectors in the vector buffer.
+    bits : In(stream of 5 bits)
+        Bits of the codes of each matrix that is read, as many ahead of its job as ``MATRICES``.
     beat_ready : In(1), beat_pop : Out(1)
         A plane beat lies in the expert buffer; it has been taken by the load command of this cycle.
     command : Out(command_layout(arch))
@@ -79,6 +87,7 @@ class Sequencer(wiring.Component):
                 "released": Out(1),
                 "slot": Out(SlotRead(arch)),
                 "exponents": Out(ExponentRead(arch)),
+                "bits": In(stream.Signature(BITS)),
                 "beat_ready": In(1),
                 "beat_pop": Out(1),
                 "command": Out(command_layout(arch)),
@@ -98,29 +107,31 @@ class Sequencer(wiring.Component):
         job = Signal(job_layout(arch))
         running = Signal()
         blocks = Signal(10)
-        passes = Signal(3)
+        bits = Signal(BITS)
         shift = Signal(signed(6))
         with m.Switch(job.kind):
             with m.Case(Kind.ROUTER):
                 m.d.comb += [
-                    blocks.eq(layer.hidden_blocks),
-                    passes.eq(layer.router_passes),
+                    blocks.eq(layer.input_blocks),
+                    bits.eq(layer.router_bits),
                     shift.eq(layer.router_shift),
                 ]
             with m.Case(Kind.UP):
                 m.d.comb += [
-                    blocks.eq(layer.hidden_blocks),
-                    passes.eq(Mux(job.shared, layer.shared_passes, layer.passes)),
+                    blocks.eq(layer.input_blocks),
+                    bits.eq(Mux(job.shared, layer.shared_bits, layer.bits)),
                     shift.eq(Mux(job.shared, layer.shared_up_shift, layer.up_shift)),
                 ]
             with m.Case(Kind.DOWN):
                 m.d.comb += [
                     blocks.eq(Mux(job.shared, layer.shared_blocks, layer.inter_blocks)),
-                    passes.eq(Mux(job.shared, layer.shared_passes, layer.passes)),
+                    bits.eq(Mux(job.shared, layer.shared_bits, layer.bits)),
                     shift.eq(Mux(job.shared, layer.shared_down_shift, layer.down_shift)),
                 ]
 
         # ---- the loop nest ----
+        passes = Signal(3)
+        m.d.comb += passes.eq(passes_of(bits))
         group, block, pass_, slot, lower = Signal(16), Signal(10), Signal(3), Signal(slot_bits(arch)), Signal()
         router = job.kind == Kind.ROUTER
         last_group = group == job.groups - 1
@@ -131,6 +142,7 @@ class Sequencer(wiring.Component):
         tile_index = Signal(range(TILES_PER_SCALE_BEAT))
 
         m.submodules.loader = loader = PlaneLoader(arch)
+        m.submodules.bits = bits_ahead = SyncFIFOBuffered(width=BITS, depth=MATRICES)
         swapped = Signal()  # the active codes are those of this pass
         credits = Signal(range(arch.slots + 1), init=arch.slots)
         complete = last_block & last_pass & last_half
@@ -160,8 +172,15 @@ class Sequencer(wiring.Component):
             m.d.sync += [group.eq(0), tile_index.eq(0)]
         m.d.sync += swapped.eq((swapped | swap) & ~end_of_pass)
         m.d.comb += [
+            bits_ahead.w_data.eq(self.bits.payload),
+            bits_ahead.w_en.eq(self.bits.valid),
+            self.bits.ready.eq(bits_ahead.w_rdy),
+            loader.bits.payload.eq(bits_ahead.r_data),
+            loader.bits.valid.eq(bits_ahead.r_rdy),
+            bits_ahead.r_en.eq(loader.bits.ready),
             loader.swap.eq(swap),
             loader.last_pass.eq(last_pass),
+            loader.last_of_job.eq(last_block & last_group),
             loader.beat_ready.eq(self.beat_ready),
             self.beat_pop.eq(loader.beat_pop),
         ]

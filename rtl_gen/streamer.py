@@ -8,16 +8,19 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
 
-from moe_hw.arch import PLANES_PER_PASS, ROWS, TILES_PER_SCALE_BEAT, Arch
+from moe_hw.arch import ROWS, TILES_PER_SCALE_BEAT, Arch
 from rtl_gen.bursts import Bursts
 from rtl_gen.bus import WORD_COUNT_BITS, burst_layout, word_layout
-from rtl_gen.types import address_bits, segment_layout
+from rtl_gen.types import BITS, address_bits, segment_layout
 
 TILE_BITS = 26
 """Bits of the number of tiles of a matrix."""
 
 RELEASE_DELAY = ROWS + 6
 """Cycles from a load command's decision until the last row has read the plane, and may lose it."""
+
+FEWEST_PLANES = 2
+"""Bits of the narrowest code."""
 
 SEGMENTS = 4
 """Segments that can wait for their words."""
@@ -26,11 +29,10 @@ SEGMENTS = 4
 def scale_queue_depth(arch: Arch) -> int:
     """Scale beats that can wait for their tiles.
 
-    All that the expert buffer's credits allow on their way: one in 17 beats, and a partial one for each segment. They
-    must not stop the bus, on which the vectors that the array waits for may come behind them.
+    All that the expert buffer's credits allow on their way: one in 9 beats of codes of two bits, and a partial one for
+    each segment. They must not stop the bus, on which the vectors that the array waits for may come behind them.
     """
-    return arch.expert_beats // (TILES_PER_SCALE_BEAT * PLANES_PER_PASS) + 2 * SEGMENTS + 8
-
+    return arch.expert_beats // (TILES_PER_SCALE_BEAT * FEWEST_PLANES) + 2 * SEGMENTS + 8
 
 
 class Streamer(wiring.Component):
@@ -94,7 +96,7 @@ class Streamer(wiring.Component):
 
         # ---- segments become ranges; how they are to be taken apart waits in a queue ----
         m.submodules.cutter = cutter = Bursts(arch)
-        m.submodules.shapes = shapes = SyncFIFOBuffered(width=TILE_BITS + 3, depth=SEGMENTS)
+        m.submodules.shapes = shapes = SyncFIFOBuffered(width=TILE_BITS + BITS, depth=SEGMENTS)
         segment = Signal(segment_layout(arch))
         tiles = Signal(TILE_BITS)
         beats = Signal(WORD_COUNT_BITS)
@@ -108,12 +110,12 @@ class Streamer(wiring.Component):
                 m.d.sync += tiles.eq(segment.groups * segment.blocks)
                 m.next = "beats"
             with m.State("beats"):
-                planes = (tiles * segment.passes) << ceil_log2(PLANES_PER_PASS)
+                planes = tiles * segment.bits
                 scale_beats = (tiles + TILES_PER_SCALE_BEAT - 1) >> ceil_log2(TILES_PER_SCALE_BEAT)
                 m.d.sync += beats.eq(planes + scale_beats)
                 m.next = "queue"
             with m.State("queue"):
-                m.d.comb += [shapes.w_en.eq(1), shapes.w_data.eq(Cat(tiles, segment.passes))]
+                m.d.comb += [shapes.w_en.eq(1), shapes.w_data.eq(Cat(tiles, segment.bits))]
                 with m.If(shapes.w_rdy):
                     m.next = "range"
             with m.State("range"):
@@ -171,8 +173,8 @@ class Streamer(wiring.Component):
         # ---- beats are scales or planes ----
         m.submodules.scale_queue = scale_queue = SyncFIFOBuffered(width=arch.beat_bits, depth=scale_queue_depth(arch))
         tiles_left = Signal(TILE_BITS)
-        tile_passes = Signal(3)
-        planes_left = Signal(range(TILES_PER_SCALE_BEAT * PLANES_PER_PASS * 8))
+        tile_planes = Signal.like(segment.bits)
+        planes_left = Signal(range(TILES_PER_SCALE_BEAT << len(tile_planes)))
         plane_address = Signal.like(self.plane_address)
         group_tiles = Signal(range(TILES_PER_SCALE_BEAT + 1))
         m.d.comb += [
@@ -196,13 +198,13 @@ class Streamer(wiring.Component):
             ]
             with m.If(scale_taken):
                 m.d.sync += [
-                    planes_left.eq((group_tiles * tile_passes) << ceil_log2(PLANES_PER_PASS)),
+                    planes_left.eq(group_tiles * tile_planes),
                     tiles_left.eq(tiles_left - group_tiles),
                 ]
         with m.Else():
             m.d.comb += shapes.r_en.eq(1)
             with m.If(shapes.r_rdy):
-                m.d.sync += Cat(tiles_left, tile_passes).eq(shapes.r_data)
+                m.d.sync += Cat(tiles_left, tile_planes).eq(shapes.r_data)
 
         level = Signal(range(arch.expert_beats + 1))
         m.d.comb += self.beat_ready.eq(level != 0)

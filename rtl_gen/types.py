@@ -10,6 +10,9 @@ from amaranth.utils import bits_for, exact_log2
 from moe_hw.arch import ACC_BITS, EXP_BITS, ROWS, SEGMENT_ALIGN, Arch
 from moe_hw.registers import COMMAND, LAYER
 
+BITS = 5
+"""Bits of the number of bits of a code."""
+
 CUT_WORDS = ("tokens", "slots", "chunk_blocks", "chunk_stride", "shared_chunk_stride")
 """Words of a command that belong to the layer at work."""
 
@@ -63,6 +66,16 @@ def layer_layout() -> data.StructLayout:
     return data.StructLayout(fields)
 
 
+def passes_of(bits: Value) -> Value:
+    """Array passes of codes of ``bits`` bits, as ``moe_hw.arch.passes_of``."""
+    return (bits + 2) >> 2
+
+
+def first_planes(bits: Value) -> Value:
+    """Bit planes of the first of them, 2 to 5."""
+    return (bits + 2)[:2] + 2
+
+
 def groups_of(arch: Arch, blocks: Value) -> Value:
     """Column groups of ``blocks`` blocks of 32 rows of a matrix."""
     if arch.columns <= ROWS:
@@ -80,22 +93,28 @@ def router_groups(arch: Arch, layer: data.View) -> Value:
     return (layer.experts + layer.shared_gate + arch.columns - 1) >> exact_log2(arch.columns)
 
 
-def up_groups(arch: Arch, inter_blocks: Value) -> Value:
-    """Column groups of a gate_up matrix: a row for the gate and one for the up of each neuron."""
-    return groups_of(arch, inter_blocks << 1)
+def up_groups(arch: Arch, layer: data.View, inter_blocks: Value) -> Value:
+    """Column groups of a gate_up matrix: a row for the gate and one for the up of each neuron; or one for both."""
+    return groups_of(arch, Mux(layer.gated, inter_blocks << 1, inter_blocks))
+
+
+def combine_exponent(layer: data.View, token_exponent: Value) -> Value:
+    """Exponent of a token's combine words: the expert's degree in its input counts."""
+    return Mux(layer.gated | layer.square, token_exponent << 1, token_exponent) + layer.combine_exponent
 
 
 def weight_layout() -> data.StructLayout:
-    """A routing weight, ``mantissa * 2**exponent``."""
-    return data.StructLayout({"mantissa": unsigned(16), "exponent": signed(EXP_BITS)})
+    """A routing weight, ``mantissa * 2**exponent``; only given ones can be ``negative``."""
+    return data.StructLayout({"mantissa": unsigned(16), "exponent": signed(EXP_BITS), "negative": unsigned(1)})
 
 
 def route_layout(arch: Arch) -> data.StructLayout:
-    """One choice of the router; ``last`` marks the batch's last one."""
+    """One choice of the router, or ``none``; ``last`` marks the batch's last one."""
     return data.StructLayout(
         {
             "token": unsigned(token_bits(arch)),
             "expert": unsigned(expert_bits(arch)),
+            "none": unsigned(1),
             "weight": weight_layout(),
             "last": unsigned(1),
         }
@@ -114,7 +133,7 @@ def segment_layout(arch: Arch) -> data.StructLayout:
             "address": unsigned(address_bits(arch)),
             "groups": unsigned(16),
             "blocks": unsigned(10),
-            "passes": unsigned(3),
+            "bits": unsigned(BITS),
         }
     )
 
@@ -122,15 +141,15 @@ def segment_layout(arch: Arch) -> data.StructLayout:
 def fetch_layout(arch: Arch) -> data.StructLayout:
     """Vectors to load: ``lines`` lines of 64 bytes from ``address``.
 
-    They are the input of ``token`` for ``slot``, of ``blocks`` blocks, for the router as many lines again, and ``last``
-    marks the job's last one; or, if ``hidden``, the hidden activations of all slots up to ``slot``, of ``blocks`` each.
+    They are the input of ``token`` for ``slot``, of ``blocks`` blocks, for the router as many lines again for the lower
+    halves, and ``last`` marks the job's last one; or, if ``hidden``, the hidden activations of all slots up to
+    ``slot``, of ``blocks`` each.
     """
     return data.StructLayout(
         {
             "address": unsigned(address_bits(arch)),
             "lines": unsigned(bits_for(arch.vector_blocks // 2)),
             "blocks": unsigned(10),
-            "router": unsigned(1),
             "hidden": unsigned(1),
             "half": unsigned(1),
             "slot": unsigned(slot_bits(arch)),

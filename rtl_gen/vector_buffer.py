@@ -54,7 +54,7 @@ class VectorBuffer(wiring.Component):
     loaded : Out(1)
         Pulse: all vectors of a job are in place.
     read : In(ExponentRead(arch))
-        A token's exponent is known once its router job is loaded.
+        A token's exponent is known once it has been part of a job.
     x_write, x_address, x : Out
         Write port of the row banks, as in ``Array``.
 
@@ -124,7 +124,7 @@ class VectorBuffer(wiring.Component):
             vector_write.en.eq(counts),
             vector_write.addr.eq(vector(line.half, line.slot)),
             vector_write.data.eq(peak),
-            token_write.en.eq(counts & line.router),
+            token_write.en.eq(counts & line.input),
             token_write.addr.eq(line.token),
             token_write.data.eq(peak),
             self.loaded.eq(self.valid & line.last),

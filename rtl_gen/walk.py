@@ -59,9 +59,9 @@ def work_layout(arch: Arch) -> data.StructLayout:
 class Walk(wiring.Component):
     """Issues the router's jobs, then gate_up of every expert that a token chose, then down of them, chunk by chunk.
 
-    The shared expert comes first in each pass, and its gate_up does not wait for the routes. Segments are offered as
-    soon as they are known: weights stream while earlier jobs compute, across experts and passes. A job never waits
-    for the segment of a later one.
+    If routes are given there are no router's jobs. The shared expert comes first in each pass, and its gate_up does not
+    wait for the routes. Segments are offered as soon as they are known: weights stream while earlier jobs compute,
+    across experts and passes. A job never waits for the segment of a later one.
 
     While the router decides, the memory would be idle. If there are so many choices that nearly every expert will be
     used, gate_up matrices are read **ahead** of the routes, as far as the streamer takes them; only for batches of one
@@ -164,6 +164,7 @@ class Walk(wiring.Component):
             matrix.shared.eq(shared),
             matrix.expert.eq(Mux(run_ahead, ahead_address, address)),
         ]
+        free = ~self.segments.valid | self.segments.ready
         with m.If(self.segments.ready):
             m.d.sync += self.segments.valid.eq(0)
         m.d.comb += [
@@ -180,6 +181,12 @@ class Walk(wiring.Component):
             with m.If(queue.w_rdy):
                 m.next = following
 
+        def begin_up() -> None:
+            m.d.sync += [kind.eq(Kind.UP), shared.eq(has_shared)]
+            m.next = "ROUTES"
+            with m.If(has_shared):
+                m.next = "TARGET"
+
         with m.FSM():
             with m.State("DONE"):
                 m.d.comb += self.done.eq(queue.level == 0)
@@ -189,6 +196,8 @@ class Walk(wiring.Component):
                 with m.If(self.start):
                     m.d.sync += self.experts_used.eq(0)
                     m.next = "TARGET"
+                    with m.If(layer.given_routes):
+                        begin_up()
 
             # The router, or an expert with at least one token.
             with m.State("TARGET"):
@@ -201,7 +210,7 @@ class Walk(wiring.Component):
                     m.next = "SEGMENT"
                     with m.If(was_read & ~by_token):
                         m.next = "JOB"
-            with m.State("SEGMENT"), m.If(~self.segments.valid | self.segments.ready):
+            with m.State("SEGMENT"), m.If(free):
                 m.d.sync += [self.segments.valid.eq(1), self.segments.payload.eq(matrix.segment)]
                 m.next = "JOB"
             with m.State("JOB"):
@@ -218,10 +227,7 @@ class Walk(wiring.Component):
 
             with m.State("NEXT"):
                 with m.If(kind == Kind.ROUTER):
-                    m.d.sync += [kind.eq(Kind.UP), shared.eq(has_shared)]
-                    m.next = "ROUTES"
-                    with m.If(has_shared):
-                        m.next = "TARGET"
+                    begin_up()
                 with m.Elif(shared):
                     m.d.sync += shared.eq(0)
                     m.next = "ROUTES"
@@ -231,7 +237,7 @@ class Walk(wiring.Component):
                 m.d.sync += [self.expert.eq(0), address.eq(layer.expert_address)]
                 with m.If(routed):
                     m.next = "LOOK"
-                with m.Elif(may_run_ahead & (ahead != layer.experts) & (~self.segments.valid | self.segments.ready)):
+                with m.Elif(may_run_ahead & ~layer.given_routes & (ahead != layer.experts) & free):
                     m.d.comb += run_ahead.eq(1)
                     m.d.sync += [
                         self.segments.valid.eq(1),

@@ -9,10 +9,10 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from moe_hw import __version__
-from moe_hw.cli import bench, boards, demo, estimate, generate, pack, run
+from moe_hw.cli import bench, boards, demo, estimate, generate, pack, quality, run
 from moe_hw.errors import MoeHwError, SetupError
 
-COMMANDS = (boards, generate, pack, run, estimate, bench, demo)
+COMMANDS = (boards, generate, pack, run, quality, estimate, bench, demo)
 _OWN_PACKAGES = ("boards", "host", "moe_hw", "rtl_gen", "sim")
 
 

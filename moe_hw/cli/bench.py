@@ -125,7 +125,7 @@ def _run(device: Device, layer: CodedLayer, x: torch.Tensor) -> tuple[Any, float
     from moe_hw.formats import quantise_tokens
     from moe_hw.twins.layer import route_tokens
 
-    layer.stored = np.unique(route_tokens(layer, quantise_tokens(x)).experts).tolist()
+    layer.stored = np.unique(route_tokens(layer, quantise_tokens(x, layer.spec.constant)).experts).tolist()
     handle = device.load(layer, name=layer.name)
     started = time.perf_counter()
     result = handle(x)

@@ -22,6 +22,18 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -
     return "\n".join([aligned(lines[0]), "  ".join("-" * width for width in widths), *map(aligned, lines[1:])])
 
 
+def add_format(command: argparse.ArgumentParser) -> None:
+    """The argument of every command that quantises weights."""
+    text = "weight format: int2 to int6, int8 or mxfp4 (default: %(default)s)"
+    command.add_argument("--format", default="int4", metavar="F", help=text)
+
+
+def add_scales(command: argparse.ArgumentParser) -> None:
+    """The argument that says how scales are chosen."""
+    text = "scales of the weights: largest (of each block) or mse (searched; slower, more exact) (default: %(default)s)"
+    command.add_argument("--scales", default="largest", choices=("largest", "mse"), help=text)
+
+
 class Progress:
     """A line on the terminal that replaces itself; silent when stderr is not a terminal."""
 

@@ -40,7 +40,7 @@ def execute(args: argparse.Namespace) -> int:
     for layer in synthetic_layers(shapes, len(shapes), args.format):
         spec, count = layer.spec, model.specs.count(layer.spec)
         x = torch.randn(args.tokens, spec.hidden, generator=torch.Generator().manual_seed(0))
-        experts = route_tokens(layer, quantise_tokens(x)).experts
+        experts = route_tokens(layer, quantise_tokens(x, layer.spec.constant)).experts
         total += estimate(spec, board, arch, form, experts) * count
         bytes_of_all += Footprint(spec, arch, form.bits).image_bytes * count
     print(f"{board.name}, {model.title}: {len(model.specs)} MoE layers, {args.tokens} tokens, {args.format}")

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from moe_hw.cli.console import Progress, table
+from moe_hw.cli.console import Progress, add_format, table
 
 
 def add_parser(commands: Any) -> None:
@@ -19,7 +19,7 @@ def add_parser(commands: Any) -> None:
     )
     command.add_argument("--board", default="ulx3s-85f", help="a board's name or a YAML file (default: %(default)s)")
     command.add_argument("--model", type=Path, metavar="DIR", help="check that the layers of this checkpoint fit")
-    command.add_argument("--format", default="int4", help="weight format of that: int4 or int8 (default: %(default)s)")
+    add_format(command)
     command.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="directory to write")
     command.set_defaults(execute=execute)
 
@@ -68,9 +68,9 @@ def _checked_layers(args: argparse.Namespace, arch: Any, memory_bytes: int) -> l
         DeviceError: the layers do not fit.
     """
     from moe_hw.cli.checkpoint import read_config
-    from moe_hw.families import layer_specs
     from moe_hw.formats import weight_format
     from moe_hw.limits import Footprint, check_model
+    from moe_hw.sites import layer_specs
 
     form = weight_format(args.format)
     specs = layer_specs(read_config(args.model))

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moe_hw.cli.console import positive
+from moe_hw.cli.console import add_format, positive
 from moe_hw.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--board", default="ulx3s-85f", help="a board's name or a YAML file (default: %(default)s)")
     command.add_argument("--model", required=True, metavar="PRESET|DIR", help="a preset or a checkpoint directory")
     command.add_argument("--tokens", type=positive, default=1, metavar="N", help="tokens (default: %(default)s)")
-    command.add_argument("--format", default="int4", help="weight format: int4 or int8 (default: %(default)s)")
+    add_format(command)
     command.add_argument("--columns", type=positive, metavar="C", help="columns of the array (default: the board's)")
 
 
@@ -80,7 +80,7 @@ def find_model(name: str) -> Model:
 
     if name not in PRESETS and ("/" in name or Path(name).is_dir()):
         from moe_hw.cli.checkpoint import read_config
-        from moe_hw.families import layer_specs
+        from moe_hw.sites import layer_specs
 
         return Model(name, layer_specs(read_config(Path(name))), "", partial(_checkpoint_layers, Path(name)))
     preset = find_preset(name)
@@ -97,12 +97,11 @@ def synthetic_layers(specs: Sequence[LayerSpec], count: int, weight_format: str)
 
 def _checkpoint_layers(path: Path, count: int, weight_format: str) -> Sequence[CodedLayer]:
     from moe_hw.cli.checkpoint import load_model
-    from moe_hw.families import moe_blocks
-    from moe_hw.layer import MoELayer
     from moe_hw.quantised import QuantisedLayer
+    from moe_hw.sites import moe_sites
 
-    blocks = moe_blocks(load_model(path))[:count]
-    return [QuantisedLayer(MoELayer.from_module(block), weight_format, name) for name, _, _, block in blocks]
+    sites = moe_sites(load_model(path))[:count]
+    return [QuantisedLayer(site.layer(), weight_format, site.name) for site in sites]
 
 
 def check_count(model: Model, count: int) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from moe_hw.cli.console import Progress
+from moe_hw.cli.console import Progress, add_format, add_scales
 
 
 def add_parser(commands: Any) -> None:
@@ -17,7 +17,8 @@ def add_parser(commands: Any) -> None:
     )
     command.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint directory (safetensors)")
     command.add_argument("--board", default="ulx3s-85f", help="a board's name or a YAML file (default: %(default)s)")
-    command.add_argument("--format", default="int4", help="weight format: int4 or int8 (default: %(default)s)")
+    add_format(command)
+    add_scales(command)
     command.add_argument("-o", "--output", type=Path, required=True, metavar="IMAGE", help="directory to write")
     command.set_defaults(execute=execute)
 
@@ -25,13 +26,12 @@ def add_parser(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> int:
     from boards import load_board
     from moe_hw.cli.checkpoint import load_model, read_config
-    from moe_hw.families import layer_specs, moe_blocks
     from moe_hw.fit import arch_of
     from moe_hw.formats import weight_format
     from moe_hw.image import write_image
-    from moe_hw.layer import MoELayer
     from moe_hw.limits import check_model
     from moe_hw.quantised import QuantisedLayer
+    from moe_hw.sites import layer_specs, moe_sites
 
     form = weight_format(args.format)
     board = load_board(args.board)
@@ -39,11 +39,9 @@ def execute(args: argparse.Namespace) -> int:
     check_model(layer_specs(read_config(args.model)), arch, form, board.memory.size_bytes, str(args.model))
     with Progress() as progress:
         progress(f"loading {args.model}")
-        blocks = moe_blocks(load_model(args.model))
-        layers = (
-            (name, QuantisedLayer(MoELayer.from_module(block), args.format, name)) for name, _, _, block in blocks
-        )
+        sites = moe_sites(load_model(args.model))
+        layers = ((site.name, QuantisedLayer(site.layer(), args.format, site.name, args.scales)) for site in sites)
         write_image(args.output, layers, arch, progress)
     size = sum(file.stat().st_size for file in args.output.iterdir())
-    print(f"{args.output}: {len(blocks)} MoE layers in {args.format}, {size:,} bytes, for {args.board}")
+    print(f"{args.output}: {len(sites)} MoE layers in {args.format}, {size:,} bytes, for {args.board}")
     return 0

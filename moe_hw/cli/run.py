@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import Any
 
-from moe_hw.cli.console import Progress, positive, table
+from moe_hw.cli.console import Progress, add_format, add_scales, positive, table
 from moe_hw.errors import DeviceError, UsageError
 
 
@@ -28,7 +27,8 @@ def add_parser(commands: Any) -> None:
     command.add_argument(
         "--max-new-tokens", type=positive, default=32, metavar="N", help="tokens to generate (default: %(default)s)"
     )
-    command.add_argument("--format", default="int4", help="weight format: int4 or int8 (default: %(default)s)")
+    add_format(command)
+    add_scales(command)
     command.add_argument(
         "--check",
         action="store_true",
@@ -45,25 +45,28 @@ def execute(args: argparse.Namespace) -> int:
     from host.driver import open_device
     from host.integrate import accelerate
     from moe_hw.cli.checkpoint import load_model, load_tokenizer, read_config
-    from moe_hw.families import layer_specs
+    from moe_hw.cli.text import encode, perplexity, read_text
     from moe_hw.formats import weight_format
+    from moe_hw.sites import layer_specs
 
     weight_format(args.format)
     if args.text_file and not args.check:
         raise UsageError("expected --check together with --text-file: it is the text of the perplexity check")
     layer_specs(read_config(args.model))
-    text = _read_text(args.text_file) if args.text_file else None
+    text = read_text(args.text_file) if args.text_file else None
     with Progress() as progress:
         progress(f"loading {args.model}")
         tokenizer = load_tokenizer(args.model)
         model = load_model(args.model)
-        prompt = _encode(tokenizer, args.prompt, "--prompt")
+        prompt = encode(tokenizer, args.prompt, "--prompt")
         _check_length(model, prompt.shape[1] + args.max_new_tokens)
         progress(f"opening {args.device}")
         device = open_device(args.device, progress)
     with device:
         with Progress() as progress:
-            acceleration = accelerate(model, device, args.format, check=args.check, progress=progress.steps)
+            acceleration = accelerate(
+                model, device, args.format, check=args.check, scales=args.scales, progress=progress.steps
+            )
         ids = _generate(model, tokenizer, prompt, args)
         generating = acceleration.report
         print()
@@ -77,12 +80,12 @@ def execute(args: argparse.Namespace) -> int:
         if not args.check:
             return 0
         if text is not None:
-            ids = _encode(tokenizer, text, str(args.text_file))
+            ids = encode(tokenizer, text, str(args.text_file))
         with Progress() as progress:
             progress("measuring perplexity")
-            accelerated = _perplexity(model, ids)
+            accelerated = perplexity(model, ids)
             acceleration.restore()
-            plain = _perplexity(model, ids)
+            plain = perplexity(model, ids)
         source = args.text_file.name if args.text_file else "the text above"
         print(
             f"perplexity of {source}, {ids.shape[1]} tokens: {accelerated:.4f} in {args.format}, {plain:.4f} in float32"
@@ -92,21 +95,6 @@ def execute(args: argparse.Namespace) -> int:
     if acceleration.failed:
         raise DeviceError(f"{acceleration.failed} of {checked} layer calls differ from the golden model; report this")
     return 0
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--text-file: expected a readable UTF-8 file, got {path}: {error}") from None
-
-
-def _encode(tokenizer: Any, text: str, source: str) -> Any:
-    """Token numbers ``[1, N]`` of a text, at least one."""
-    ids = tokenizer(text, return_tensors="pt").input_ids
-    if ids.shape[1] == 0:
-        raise UsageError(f"{source}: expected at least one token, got an empty text")
-    return ids
 
 
 def _check_length(model: Any, length: int) -> None:
@@ -136,22 +124,6 @@ def _generate(model: Any, tokenizer: Any, prompt: Any, args: argparse.Namespace)
             streamer=TextStreamer(tokenizer, skip_special_tokens=True),
             **sampling,
         )
-
-
-def _perplexity(model: Any, ids: Any) -> float:
-    """Perplexity of a text in stretches that the model can take, each of at least two tokens."""
-    import torch
-
-    length = getattr(model.config, "max_position_embeddings", ids.shape[1])
-    loss = torch.zeros((), dtype=torch.float64)
-    count = 0
-    with torch.inference_mode():
-        for stretch in ids.split(length, dim=1):
-            if stretch.shape[1] > 1:
-                logits = model(stretch).logits[0, :-1].double()
-                loss += torch.nn.functional.cross_entropy(logits, stretch[0, 1:], reduction="sum")
-                count += stretch.shape[1] - 1
-    return math.exp(float(loss) / count) if count else math.nan
 
 
 def _layer_table(layers: list[Any]) -> str:

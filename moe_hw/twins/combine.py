@@ -22,21 +22,21 @@ def contribution(
 
     Parameters:
         d: accumulators, 48 bits signed, with exponent ``a_down``.
-        weight: mantissa of the routing weight, with exponent ``weight_exponent``.
+        weight: signed mantissa of the routing weight, with exponent ``weight_exponent``.
         k: exponent of the token's combine words.
 
     Returns:
         (value, overflow): values in [-WORD_MAX, WORD_MAX], and where they saturated.
     """
-    d = np.asarray(d, np.int64)
+    d, weight = np.asarray(d, np.int64), np.asarray(weight, np.int64)
     mantissa, exponent = norm16(np.abs(d), a_down)
-    product = mantissa * np.asarray(weight, np.int64)
+    product = mantissa * np.abs(weight)
     right = np.minimum(MAX_SHIFT, np.asarray(k, np.int64) - exponent - weight_exponent + 15)
     overflow = (right < 0) & (product > 0)
     magnitude = np.where(overflow, WORD_MAX, rshift(product << 15, np.maximum(right, 0)))
     saturated = magnitude > WORD_MAX
     magnitude = np.where(saturated, WORD_MAX, magnitude)
-    return np.where(d < 0, -magnitude, magnitude), overflow | saturated
+    return np.where((d < 0) ^ (weight < 0), -magnitude, magnitude), overflow | saturated
 
 
 def add(word: ArrayLike, value: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -1,39 +1,75 @@
-"""SwiGLU and re-quantising to blocks, twin of ``rtl_gen/post.py`` and ``rtl_gen/requant.py``."""
+"""Activation functions and re-quantising to blocks, twin of ``rtl_gen/post.py`` and ``rtl_gen/requant.py``."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from moe_hw.arch import EXP_MIN, EXP_ZERO, ROWS
-from moe_hw.tables import SIGMOID_STEPS, SIGMOID_VALUES
+from moe_hw.arch import EXP_BITS, EXP_MIN, EXP_ZERO, ROWS
+from moe_hw.tables import GATE_STEPS, GATE_VALUES, RELU
 from moe_hw.twins.arith import MAX_SHIFT, norm16, rshift
 
+Float = tuple[np.ndarray, np.ndarray]
+"""Mantissas, 0 or in [2^15, 2^16), and exponents."""
 
-def sigmoid(mantissa: ArrayLike, exponent: ArrayLike) -> np.ndarray:
-    """Sigmoid of ``mantissa * 2**exponent`` >= 0 as a fraction of 2^16."""
+NO_LIMIT = 2047 << 16 | 0xFFFF
+"""The word of a limit that nothing reaches."""
+
+
+class Form(NamedTuple):
+    """How accumulators become hidden activations: words of the layer descriptor, of the same names."""
+
+    activation: int = 0
+    gated: int = 1
+    square: int = 0
+    gate_limit: int = NO_LIMIT
+    up_limit: int = NO_LIMIT
+    up_lower_limit: int = NO_LIMIT
+
+
+def gate_factor(activation: int, mantissa: ArrayLike, exponent: ArrayLike) -> np.ndarray:
+    """``s`` of ``mantissa * 2**exponent`` >= 0 as a fraction of 2^16."""
     mantissa, exponent = np.asarray(mantissa, np.int64), np.asarray(exponent, np.int64)
     right = -(exponent + 14)
     z = np.where(right > 15, 0, (mantissa << np.clip(-right, 0, 2)) >> np.clip(right, 0, 15))
-    beyond = (right < -2) | (z >= 1 << 18)
+    beyond = (right < -2) | (z >= 1 << 18) | (activation == RELU)
     z = np.where(beyond, 0, z)
     index, rest = z >> 9, z & 511
-    value = 32768 + SIGMOID_VALUES[index] + ((SIGMOID_STEPS[index] * rest + 256) >> 9)
+    table = activation % len(GATE_VALUES)
+    value = 32768 + GATE_VALUES[table][index] + ((GATE_STEPS[table][index] * rest + 256) >> 9)
     return np.where(beyond, 1 << 16, value)
 
 
-def swiglu(g: ArrayLike, u: ArrayLike, a_g: ArrayLike, a_u: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``g * sigmoid(g) * u`` of accumulators ``g * 2**a_g`` and ``u * 2**a_u``.
+def limited(value: Float, word: int, applies: np.ndarray) -> Float:
+    """Magnitudes of at most the limit of a descriptor's word, where it applies."""
+    mantissa, exponent = value
+    most = word & 0xFFFF
+    most_exponent = (word >> 16 & (1 << EXP_BITS) - 1 ^ 1 << EXP_BITS - 1) - (1 << EXP_BITS - 1)
+    beyond = applies & ((exponent > most_exponent) | ((exponent == most_exponent) & (mantissa > most)))
+    return np.where(beyond, most, mantissa), np.where(beyond, most_exponent, exponent)
+
+
+def activate(
+    g: ArrayLike, u: ArrayLike, a_g: ArrayLike, a_u: ArrayLike, form: Form
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``g * s(g) * u`` of accumulators ``g * 2**a_g`` and ``u * 2**a_u``; ``u`` does not count if it is not gated.
 
     Returns:
         (sign, mantissa, exponent): sign is 0 or 1, mantissa 0 or in [2^15, 2^16).
     """
     g, u = np.asarray(g, np.int64), np.asarray(u, np.int64)
-    gate_mantissa, gate_exponent = norm16(np.abs(g), a_g)
-    up_mantissa, up_exponent = norm16(np.abs(u), a_u)
-    s = sigmoid(gate_mantissa, gate_exponent)
+    gate = limited(norm16(np.abs(g), a_g), form.gate_limit, g > 0)
+    if form.gated:
+        up = limited(norm16(np.abs(u), a_u), form.up_limit, u > 0)
+        up = limited(up, form.up_lower_limit, u < 0)
+    else:
+        u = g if form.square else np.ones_like(g)
+        up = gate if form.square else (np.full_like(g, 1 << 15), np.full_like(g, -15))
+    s = gate_factor(form.activation, *gate)
     s = np.where(g < 0, (1 << 16) - s, s)
-    product, exponent = norm16(gate_mantissa * up_mantissa, gate_exponent + up_exponent)
+    product, exponent = norm16(gate[0] * up[0], gate[1] + up[1])
     mantissa, exponent = norm16(product * s, exponent - 16)
     return ((g < 0) ^ (u < 0)).astype(np.int64), mantissa, exponent
 

@@ -7,6 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from moe_hw.arch import EXP_MIN
+from moe_hw.routes import GivenRoutes
+from moe_hw.spec import LayerSpec
 from moe_hw.tables import EXP_STEPS, EXP_VALUES, LOG2_E
 from moe_hw.twins.arith import norm16
 
@@ -17,8 +20,8 @@ class Routes(NamedTuple):
     """Choices for T tokens; weights are ``mantissas * 2**exponents``.
 
     Attributes:
-        experts: int64 ``[T, K]``, in descending order of the logits.
-        mantissas: int64 ``[T, K]``.
+        experts: int64 ``[T, K]``, in descending order of the logits; given ones in any order, -1 for none.
+        mantissas: int64 ``[T, K]``; only given ones can be negative.
         exponents: int64 ``[T, K]``.
         shared: (mantissas, exponents) ``[T]`` of the shared expert's weight, or None without a shared expert.
     """
@@ -85,6 +88,21 @@ def route(
     elif shared == "gate":
         shared_weight = shared_gate(acc[:, experts], a[:, 0])
     return Routes(chosen, mantissas, exponents, shared_weight)
+
+
+def given_routes(spec: LayerSpec, tokens: int, given: GivenRoutes) -> Routes:
+    """Routes that come with the call.
+
+    Raises:
+        InputError: they are not routes of ``tokens`` tokens of such a layer.
+    """
+    experts, weights = given.rounded(spec, tokens)
+    fraction, exponent = np.frexp(weights)
+    mantissas = np.ldexp(fraction, 16).astype(np.int64)
+    exponents = np.where(mantissas == 0, EXP_MIN, exponent.astype(np.int64) - 16)
+    shared = (mantissas[:, -1], exponents[:, -1]) if spec.shared is not None else None
+    top_k = spec.router.top_k
+    return Routes(experts[:, :top_k], mantissas[:, :top_k], exponents[:, :top_k], shared)
 
 
 def shared_gate(acc: ArrayLike, a: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -7,10 +7,9 @@ code with the driver: what the driver writes has to be right for the results to 
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from host.transport import Transport
-from moe_hw.arch import ROWS, Arch
+from moe_hw.arch import ROWS, Arch, passes_of
 from moe_hw.formats import FORMATS, ROUTER, QuantisedMatrix, Tokens, WeightFormat
 from moe_hw.quantised import QuantisedExpert, QuantisedLayer
 from moe_hw.registers import (
@@ -24,8 +23,10 @@ from moe_hw.registers import (
     Waiting,
 )
 from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec, SharedSpec
+from moe_hw.tables import GATES
 from moe_hw.twins.combine import to_float32
-from moe_hw.twins.layer import golden, route_tokens
+from moe_hw.twins.layer import outputs, route_tokens
+from moe_hw.twins.router import Routes
 from tests.moe_hw.rules import refusal
 
 
@@ -115,7 +116,7 @@ class FakeTransport(Transport):
             self.write(64 * command["completion"], COMPLETION.pack(record))
 
     def _run(self, command: dict[str, int], layer: dict[str, int]) -> dict[str, int]:
-        count, blocks = command["tokens"], layer["hidden_blocks"]
+        count, blocks = command["tokens"], layer["input_blocks"]
         self.commands.append(count)
         unpacked = Unpacked(self, 64 * command["layer"], layer, command)
         lines = self.read(64 * command["input"], 128 * count * blocks).reshape(count, 2, blocks, 64)
@@ -124,12 +125,14 @@ class FakeTransport(Transport):
         assert np.array_equal(exponents[:, 0], exponents[:, 1])
         tokens = Tokens(hi, lo, exponents[:, 0])
         choices = layer["top_k"] + bool(layer["shared_blocks"])
-        room = 64 * count * choices * max(layer["inter_blocks"], layer["shared_blocks"])
+        room = 64 * count * (layer["top_k"] * layer["inter_blocks"] + layer["shared_blocks"])
         self.write(64 * command["hidden"], np.full(room, 0xA5, np.uint8))
-        values = np.ldexp(tokens.mantissas.astype(np.float64), tokens.exponents[..., None].astype(np.int64))
-        result = golden(unpacked, torch.from_numpy(values.reshape(count, -1)))
-        experts, weights = [result.experts.numpy()], [result.weights.numpy()]
-        routes = route_tokens(unpacked, tokens)
+        if layer["given_routes"]:
+            record = self.read(64 * command["routes"], 8 * count * choices).view(np.uint32).reshape(count, choices, 2)
+            routes = read_routes(record, bool(layer["shared_blocks"]))
+        else:
+            routes = route_tokens(unpacked, tokens)
+        experts, weights = [routes.experts], [to_float32(routes.mantissas, routes.exponents)]
         if layer["shared_blocks"]:
             assert routes.shared is not None
             experts.append(np.full((count, 1), layer["experts"]))
@@ -137,10 +140,11 @@ class FakeTransport(Transport):
         routing = np.zeros((count, choices, 2), np.uint32)
         routing[..., 0] = np.concatenate(experts, 1)
         routing[..., 1] = np.concatenate(weights, 1).view(np.uint32)
-        self.write(64 * command["output"], result.output.numpy())
+        output = outputs(unpacked, tokens, routes)
+        self.write(64 * command["output"], output)
         self.write(64 * command["routing"], routing)
         moved_in = COMMAND.size_bytes + LAYER.size_bytes + 66 * count * blocks + unpacked.bytes_read
-        moved_out = result.output.numpy().nbytes + routing.nbytes
+        moved_out = output.nbytes + routing.nbytes
         word = self.arch.data_bits // 8
         return {
             "cycles": 5000 + 7 * count,
@@ -152,6 +156,17 @@ class FakeTransport(Transport):
 
     def _words(self, address: int, count: int) -> np.ndarray:
         return self.read(address, 4 * count).view(np.uint32)
+
+
+def read_routes(record: np.ndarray, shared: bool) -> Routes:
+    """Given routes from their record, uint32 ``[T, choices, 2]``."""
+    experts = record[..., 0].astype(np.int32).astype(np.int64)
+    fraction, exponent = np.frexp(np.ascontiguousarray(record[..., 1]).view(np.float32))
+    mantissas = (fraction * 65536).astype(np.int64)
+    exponents = exponent.astype(np.int64) - 16
+    if not shared:
+        return Routes(experts, mantissas, exponents, None)
+    return Routes(experts[:, :-1], mantissas[:, :-1], exponents[:, :-1], (mantissas[:, -1], exponents[:, -1]))
 
 
 class Unpacked(QuantisedLayer):
@@ -167,20 +182,35 @@ class Unpacked(QuantisedLayer):
         shared = words["shared_blocks"]
         spec = LayerSpec(
             hidden=32 * words["hidden_blocks"],
-            router=RouterSpec(words["experts"], words["top_k"], normalise=bool(words["normalise"])),
-            expert=ExpertSpec(32 * words["inter_blocks"]),
+            router=RouterSpec(
+                words["experts"],
+                words["top_k"],
+                score="given" if words["given_routes"] else "softmax",
+                normalise=bool(words["normalise"]),
+            ),
+            # Limits and biases are in the words and the matrices.
+            expert=ExpertSpec(
+                32 * words["inter_blocks"],
+                "relu2" if words["square"] else list(GATES)[words["activation"]],
+                gated=bool(words["gated"]),
+            ),
             shared=SharedSpec(32 * shared, gated=bool(words["shared_gate"])) if shared else None,
         )
         self.spec = spec
         self._experts: dict[int, QuantisedExpert] = {}
         rows = words["experts"] + words["shared_gate"]
-        exponent = words["router_exponent"] + words["router_shift"]
-        self.router = self._matrix([(words["router_address"], rows)], words["hidden_blocks"], ROUTER, (exponent,))
-        assert self.router.shift == words["router_shift"] and words["router_passes"] == ROUTER.passes
+        self.router = None
+        if not words["given_routes"]:
+            exponent = words["router_exponent"] + words["router_shift"]
+            self.router = self._matrix([(words["router_address"], rows)], words["input_blocks"], ROUTER, (exponent,))
+            assert self.router.shift == words["router_shift"] and words["router_bits"] == ROUTER.bits
         self.combine_exponent = words["combine_exponent"]
         self.shared = None
         if shared:
             self.shared = self._pair(words["shared_address"], words["shared_down"], shared, "shared_")
+
+    def descriptor(self) -> dict[str, int]:
+        return self._words
 
     def expert(self, index: int) -> QuantisedExpert:
         if index not in self._experts:
@@ -191,20 +221,22 @@ class Unpacked(QuantisedLayer):
     def busy(self, tokens: int) -> int:
         """Array cycles of ``tokens`` tokens, from the shapes of the descriptor."""
         words, c = self._words, self._columns
-        cycles = -(-self.spec.router_rows // c) * words["hidden_blocks"] * words["router_passes"] * 2
-        for blocks, passes, times in (
-            (words["inter_blocks"], words["passes"], words["top_k"]),
-            (words["shared_blocks"], words["shared_passes"], 1),
+        depth, first = words["input_blocks"], 32 * (1 + words["gated"])
+        cycles = -(-self.spec.router_rows // c) * depth * ROUTER.passes * 2
+        for blocks, bits, times in (
+            (words["inter_blocks"], words["bits"], words["top_k"]),
+            (words["shared_blocks"], words["shared_bits"], 1),
         ):
-            cycles += times * passes * blocks * words["hidden_blocks"] * (64 // c + 32 // c)
+            cycles += times * len(passes_of(bits)) * blocks * (depth * first // c + words["hidden_blocks"] * 32 // c)
         return tokens * cycles
 
     def _pair(self, address: int, down: int, blocks: int, prefix: str) -> QuantisedExpert:
         words, hidden = self._words, self._words["hidden_blocks"]
-        form = next(form for form in FORMATS.values() if form.passes == words[f"{prefix}passes"])
+        form = next(form for form in FORMATS.values() if form.bits == words[f"{prefix}bits"])
         up_shift, down_shift = words[f"{prefix}up_shift"], words[f"{prefix}down_shift"]
-        both = tuple(words[f"{prefix}{kind}_exponent"] - 8 + up_shift for kind in ("gate", "up"))
-        gate_up = self._matrix([(address, 64 * blocks)], hidden, form, both)
+        kinds = ("gate", "up") if words["gated"] else ("gate",)
+        both = tuple(words[f"{prefix}{kind}_exponent"] - 8 + up_shift for kind in kinds)
+        gate_up = self._matrix([(address, 32 * len(kinds) * blocks)], words["input_blocks"], form, both)
         chunk, stride = self._command["chunk_blocks"], self._command[f"{prefix}chunk_stride"]
         chunks = [
             (address + down + number * stride, 32 * min(chunk, hidden - number * chunk))

@@ -21,14 +21,14 @@ SIZES = {
     "pad_token_id": None,
     "bos_token_id": None,
 }
-MOE = {"moe_intermediate_size": 24, "num_experts": 6}
-SHARED = {"moe_intermediate_size": 24, "num_experts": 4, "shared_expert_intermediate_size": 33}
+_MOE = {"moe_intermediate_size": 24, "num_experts": 6}
+_SHARED = {"moe_intermediate_size": 24, "num_experts": 4, "shared_expert_intermediate_size": 33}
 _GRANITE = {"intermediate_size": 24, "num_local_experts": 5}
 _LINEAR = {
     "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
     "layer_types": ["linear_attention", "full_attention"],
 }  # fmt: skip
-DEEPSEEK = {
+_DEEPSEEK = {
     "intermediate_size": 50, "moe_intermediate_size": 24, "n_routed_experts": 6, "n_shared_experts": 2,
     "first_k_dense_replace": 0,
 }  # fmt: skip
@@ -37,11 +37,11 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "minimax": ("MiniMaxConfig", {"intermediate_size": 24, "num_local_experts": 4, "head_dim": 20}),
     "olmoe": ("OlmoeConfig", {"intermediate_size": 24, "num_experts": 5}),
     "flex_olmo": ("FlexOlmoConfig", {"intermediate_size": 24, "num_experts": 5}),
-    "mellum": ("MellumConfig", {**MOE, "head_dim": 20}),
-    "qwen2_moe": ("Qwen2MoeConfig", SHARED),
-    "qwen3_moe": ("Qwen3MoeConfig", {**MOE, "norm_topk_prob": True, "head_dim": 20}),
-    "qwen3_next": ("Qwen3NextConfig", {**SHARED, **_LINEAR, "head_dim": 20}),
-    "qwen3_5_moe": ("Qwen3_5MoeTextConfig", {**SHARED, **_LINEAR, "head_dim": 20}),
+    "mellum": ("MellumConfig", {**_MOE, "head_dim": 20}),
+    "qwen2_moe": ("Qwen2MoeConfig", _SHARED),
+    "qwen3_moe": ("Qwen3MoeConfig", {**_MOE, "norm_topk_prob": True, "head_dim": 20}),
+    "qwen3_next": ("Qwen3NextConfig", {**_SHARED, **_LINEAR, "head_dim": 20}),
+    "qwen3_5_moe": ("Qwen3_5MoeTextConfig", {**_SHARED, **_LINEAR, "head_dim": 20}),
     "jamba": (
         "JambaConfig",
         {
@@ -52,7 +52,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek_v2": (
         "DeepseekV2Config",
         {
-            **DEEPSEEK, "routed_scaling_factor": 1.7, "kv_lora_rank": 8, "q_lora_rank": None, "qk_rope_head_dim": 8,
+            **_DEEPSEEK, "routed_scaling_factor": 1.7, "kv_lora_rank": 8, "q_lora_rank": None, "qk_rope_head_dim": 8,
             "qk_nope_head_dim": 8, "v_head_dim": 8, "num_key_value_heads": 2,
         },
     ),
@@ -71,6 +71,26 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "aria_text": (
         "AriaTextConfig", {"intermediate_size": 24, "moe_num_experts": 5, "moe_topk": 2, "moe_num_shared_experts": 2},
+    ),
+    "gpt_oss": ("GptOssConfig", {"intermediate_size": 24, "num_local_experts": 4, "head_dim": 20}),
+    "deepseek_v3": (
+        "DeepseekV3Config",
+        {
+            **_DEEPSEEK, "n_shared_experts": 1, "n_group": 2, "topk_group": 1, "kv_lora_rank": 8, "q_lora_rank": None,
+            "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "num_key_value_heads": 2,
+        },
+    ),
+    "phimoe": ("PhimoeConfig", {"intermediate_size": 24, "num_local_experts": 4}),
+    "dbrx": (
+        "DbrxConfig",
+        {
+            "d_model": 40, "n_heads": 2, "n_layers": 2, "max_seq_len": 64,
+            "attn_config": {"kv_n_heads": 1, "rope_theta": 10000.0, "clip_qkv": 8.0},
+            "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 40},
+        },
+    ),
+    "jetmoe": (
+        "JetMoeConfig", {"intermediate_size": 24, "num_local_experts": 4, "kv_channels": 20},
     ),
     "cohere2_moe": (
         "Cohere2MoeConfig",

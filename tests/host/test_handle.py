@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from host.driver import Device
 from moe_hw.arch import Arch
 from moe_hw.errors import DeviceError, InputError
+from moe_hw.formats import FORMATS
 from moe_hw.layer import random_layer
-from moe_hw.spec import SharedSpec
+from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec, SharedSpec
 from moe_hw.twins.layer import golden
 from tests.host.fake import FakeTransport
 from tests.host.support import ARCH, assert_equal, fake, spec
+from tests.moe_hw.layers import layer_specs, routes_of
 
 
 @pytest.fixture
@@ -22,39 +24,34 @@ def device() -> Device:
     return Device(FakeTransport(ARCH))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
-    hidden=st.integers(1, 140),
-    inter=st.integers(1, 70),
-    experts=st.integers(2, 9),
-    top_k=st.integers(1, 2),
-    shared=st.sampled_from([None, SharedSpec(5, True), SharedSpec(40, False)]),
-    normalise=st.booleans(),
-    weight_format=st.sampled_from(["int4", "int8"]),
+    spec=layer_specs(st.integers(1, 140), 9, 2),
+    weight_format=st.sampled_from(list(FORMATS)),
     columns=st.sampled_from([4, 8, 32, 64]),
     combine_elements=st.sampled_from([256, 512, 1 << 14]),
     tokens=st.integers(1, 9),
     seed=st.integers(0, 1000),
 )
 def test_any_layer_equals_the_golden_model(
-    hidden: int,
-    inter: int,
-    experts: int,
-    top_k: int,
-    shared: SharedSpec | None,
-    normalise: bool,
-    weight_format: str,
-    columns: int,
-    combine_elements: int,
-    tokens: int,
-    seed: int,
+    spec: LayerSpec, weight_format: str, columns: int, combine_elements: int, tokens: int, seed: int
 ) -> None:
     arch = Arch(columns=columns, max_tokens=4, max_experts=16, max_top_k=4, combine_elements=combine_elements)
-    layer = random_layer(spec(hidden, inter, experts, top_k, shared, normalise), seed)
-    x = torch.randn(tokens, hidden, generator=torch.Generator().manual_seed(seed))
+    layer, routes = random_layer(spec, seed), routes_of(spec, tokens, seed)
+    x = torch.randn(tokens, spec.hidden, generator=torch.Generator().manual_seed(seed))
     with Device(FakeTransport(arch)) as device:
-        result = device.load(layer, weight_format)(x)
-    assert_equal(result, golden(layer, x, weight_format))
+        result = device.load(layer, weight_format)(x, routes)
+    assert_equal(result, golden(layer, x, weight_format, routes))
+
+
+def test_routes_are_given_when_there_is_no_router_and_only_then(device: Device) -> None:
+    own, given = random_layer(spec()), random_layer(LayerSpec(33, RouterSpec(5, 2, "given"), ExpertSpec(17)))
+    x = torch.zeros(2, 33)
+    routes = routes_of(given.spec, 2)
+    with pytest.raises(InputError, match="without: expected routes, since the layer has no router"):
+        device.load(given, name="without")(x)
+    with pytest.raises(InputError, match="with: expected no routes, since it has a router"):
+        device.load(own, name="with")(x, routes)
 
 
 def test_shape_is_kept_and_any_float_type_is_taken(device: Device) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterator
 
@@ -11,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from host.driver import Device, open_device
-from host.handle import Handle
+from host.handle import Handle, place
 from host.transports.sim import SimTransport
 from moe_hw.arch import Arch
 from moe_hw.errors import DeviceError, DeviceTimeout
+from moe_hw.formats import FORMATS
 from moe_hw.image import layer_matrices
 from moe_hw.layer import ExpertWeights, MoELayer, random_layer
 from moe_hw.registers import COMMAND, COMPLETION, LAYER
@@ -24,6 +26,7 @@ from moe_hw.twins.layer import golden
 from sim.bench.runner import random_seed
 from sim.board import SimulatedBoard
 from tests.host.support import assert_equal, spec, tokens
+from tests.moe_hw.layers import SPECS, layer_specs, routes_of
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,12 @@ LAYERS = (
     (random_layer(spec(hidden=1, inter=1, experts=2, top_k=1), 3), "int4"),
     (random_layer(spec(experts=8, shared=SharedSpec(40, gated=True)), 4), "int4"),
     (random_layer(spec(shared=SharedSpec(5, gated=False)), 5), "int8"),
+    (random_layer(SPECS["relu"], 6), "int2"),
+    (random_layer(SPECS["squares"], 6), "int3"),
+    (random_layer(SPECS["two biased layers"], 6), "int5"),
+    (random_layer(SPECS["gpt-oss"], 6), "mxfp4"),
+    (random_layer(SPECS["limits"], 6), "int6"),
+    (random_layer(LayerSpec(40, RouterSpec(6, 3, "given"), ExpertSpec(50), SharedSpec(9, gated=False)), 7), "int8"),
 )
 
 
@@ -57,16 +66,18 @@ def moved_bytes(handle: Handle, arch: Arch, result: Result) -> int:
     shape, count, line = handle.spec, len(result.experts), 64
     slots, shared = handle.footprint.slots(), shape.shared is not None
     router, gate_up, down, *shared_matrices = layer_matrices(shape, handle.footprint.bits, arch.columns)
-    expert_jobs = sum(-(-int(choices) // slots) for choices in result.experts.flatten().bincount())
+    chosen = result.experts[result.experts >= 0]
+    expert_jobs = sum(-(-int(choices) // slots) for choices in chosen.bincount())
     jobs = -(-count // slots)
     weights = jobs * (router + sum(shared_matrices)) + expert_jobs * (gate_up + down)
-    choices = count * shape.router.top_k
-    inputs = line * shape.hidden_blocks * (2 * count + choices + count * shared)
+    choices = len(chosen)
+    inputs = line * shape.input_blocks * (2 * count * (not shape.router.given) + choices + count * shared)
     hidden = line * (choices * shape.inter_blocks + count * shape.shared_blocks)
     records = COMMAND.size_bytes + LAYER.size_bytes + COMPLETION.size_bytes
     results = handle.footprint.output_bytes(count) + handle.footprint.routing_bytes(count)
+    routes = handle.footprint.routing_bytes(count) if shape.router.given else 0
     # The routing record ends with a whole bus word.
-    return records + weights + inputs + 2 * hidden + results + -results % (arch.data_bits // 8)
+    return records + weights + inputs + 2 * hidden + results + -results % (arch.data_bits // 8) + routes
 
 
 @pytest.mark.parametrize(("layer", "weight_format"), LAYERS)
@@ -77,10 +88,11 @@ def test_layers_equal_the_golden_model(
     board.set_stall(7, stall)
     handle = device.load(layer, weight_format)
     for count in (1, 2, 19):
-        x = tokens(layer, count)
-        result = handle(x)
-        assert_equal(result, golden(layer, x, weight_format))
-        assert result.report.counters["busy"] == result.report.compute_limit_cycles
+        x, routes = tokens(layer, count), routes_of(layer.spec, count)
+        result = handle(x, routes)
+        assert_equal(result, golden(layer, x, weight_format, routes))
+        if not layer.spec.router.given:  # some of whose choices are none
+            assert result.report.counters["busy"] == result.report.compute_limit_cycles
         assert result.report.dram_bytes == moved_bytes(handle, device.arch, result)
     device.unload(handle)
 
@@ -108,34 +120,25 @@ def test_random_layers_side_by_side(device: Device) -> None:
     for number in range(6):
         experts = rng.choice((2, 3, 7, 13, 16, 31, 60))
         shared = rng.choice((None, SharedSpec(rng.choice(widths), gated=rng.random() < 0.5)))
+        form = rng.choice(list(SPECS.values()))
         layer = random_layer(
             LayerSpec(
                 rng.choice(widths),
-                RouterSpec(experts, rng.randint(1, min(8, experts)), normalise=rng.random() < 0.5),
-                ExpertSpec(rng.choice(widths)),
+                RouterSpec(
+                    experts, rng.randint(1, min(8, experts)), normalise=rng.random() < 0.5, bias=form.router.bias
+                ),
+                dataclasses.replace(form.expert, intermediate=rng.choice(widths)),
                 shared,
             ),
             seed % 1000 + number,
         )
-        weight_format = rng.choice(("int4", "int8"))
+        weight_format = rng.choice(list(FORMATS))
         loaded.append((layer, weight_format, device.load(layer, weight_format)))
     for layer, weight_format, handle in rng.sample(loaded, len(loaded)):
         x = tokens(layer, rng.choice((1, 2, 5, 17))) * 2.0 ** rng.randint(-90, 90)
         assert_equal(handle(x), golden(layer, x, weight_format))
     for _, _, handle in loaded:
         handle.unload()
-
-
-@st.composite
-def layer_specs(draw: st.DrawFn) -> LayerSpec:
-    sizes = st.integers(1, 100)
-    experts = draw(st.integers(1, 16))
-    return LayerSpec(
-        draw(sizes),
-        RouterSpec(experts, draw(st.integers(1, min(experts, 12))), normalise=draw(st.booleans())),
-        ExpertSpec(draw(sizes)),
-        draw(st.none() | st.builds(SharedSpec, sizes, gated=st.booleans())),
-    )
 
 
 ZERO = None
@@ -163,11 +166,16 @@ def scaled_layer(spec: LayerSpec, seed: int, matrix_orders: list[int | None], di
 
     def matrices(number: int, weights: ExpertWeights) -> ExpertWeights:
         first = 2 + 3 * number
-        return ExpertWeights(*map(scaled, weights, matrix_orders[first : first + 3]))
+        gate, up, down = matrix_orders[first : first + 3]
+        parts = zip(weights, (gate, up, down, gate, up, down), strict=True)
+        return ExpertWeights(*(None if part is None else scaled(part, order) for part, order in parts))
 
+    router, bias = layer.router_weight(), layer.router_bias()
+    repeated = torch.arange(spec.router.experts) % distinct
     return MoELayer(
         spec,
-        router=scaled(layer.router_weight(), matrix_orders[0])[torch.arange(spec.router.experts) % distinct],
+        router=None if router is None else scaled(router, matrix_orders[0])[repeated],
+        router_bias=None if bias is None else scaled(bias, matrix_orders[0])[repeated],
         expert=lambda index: matrices(index, layer.expert(index)),
         shared=(lambda: matrices(spec.router.experts, shared)) if shared else None,
         shared_gate=None if gate is None else scaled(gate, matrix_orders[1]),
@@ -177,7 +185,7 @@ def scaled_layer(spec: LayerSpec, seed: int, matrix_orders: list[int | None], di
 @settings(
     max_examples=40, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(data=st.data(), spec=layer_specs(), weight_format=st.sampled_from(["int4", "int8"]))
+@given(data=st.data(), spec=layer_specs(st.integers(1, 100), 16, 12), weight_format=st.sampled_from(list(FORMATS)))
 def test_any_layer_equals_the_golden_model(
     device: Device, board: SimulatedBoard, data: st.DataObject, spec: LayerSpec, weight_format: str
 ) -> None:
@@ -199,28 +207,30 @@ def test_any_layer_equals_the_golden_model(
     board.set_stall(seed, data.draw(st.sampled_from([0.0, 0.3, 0.6]), "stall"))
     handle = device.load(layer, weight_format)
     try:
-        assert_equal(handle(x), golden(layer, x, weight_format))
+        routes = routes_of(spec, len(x), seed)
+        assert_equal(handle(x, routes), golden(layer, x, weight_format, routes))
     finally:
         handle.unload()
 
 
-@pytest.mark.parametrize("what", ["weights", "inputs", "hidden", "outputs"])
+@pytest.mark.parametrize("what", ["weights", "inputs", "hidden", "outputs", "routes"])
 def test_bus_error_is_a_status_and_the_device_works_again(device: Device, board: SimulatedBoard, what: str) -> None:
-    layer, weight_format = LAYERS[0]
+    layer, weight_format = LAYERS[-1 if what == "routes" else 0]
     handle = device.load(layer, weight_format)
-    x = tokens(layer, 3)
+    x, routes = tokens(layer, 3), routes_of(layer.spec, 3)
     records = device.workspace + handle.footprint.hidden_bytes(handle.max_tokens)
     kind, start, reason = {
-        "weights": ("read", handle.address + 128, "weights were read"),
+        "weights": ("read", handle.address + LAYER.size_bytes, "weights were read"),
         "inputs": ("read", records, "inputs or hidden activations were read"),
         "hidden": ("write", device.workspace, "results were written"),
         "outputs": ("write", records + handle.footprint.input_bytes(3), "results were written"),
+        "routes": ("read", records + place(0, handle.footprint, 3)[0]["routes"], "given routes were read"),
     }[what]
     board.add_fault(kind, start, 64)
     with pytest.raises(DeviceError, match=f"while {reason}"):
-        handle(x)
+        handle(x, routes)
     board.clear_faults()
-    assert_equal(handle(x), golden(layer, x, weight_format))
+    assert_equal(handle(x, routes), golden(layer, x, weight_format, routes))
     device.unload(handle)
 
 

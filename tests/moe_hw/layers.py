@@ -2,13 +2,69 @@
 
 from __future__ import annotations
 
-from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec, SharedSpec
+import torch
+from hypothesis import strategies as st
+
+from moe_hw.routes import GivenRoutes
+from moe_hw.spec import GATED, ExpertSpec, LayerSpec, RouterSpec, SharedSpec
 
 SPECS = {
     "ones": LayerSpec(1, RouterSpec(1, 1), ExpertSpec(1)),
     "twos": LayerSpec(2, RouterSpec(2, 1, normalise=False), ExpertSpec(2), SharedSpec(1, gated=False)),
     "odd": LayerSpec(33, RouterSpec(5, 2), ExpertSpec(45), SharedSpec(7, gated=True)),
     "all experts": LayerSpec(31, RouterSpec(7, 7, normalise=False), ExpertSpec(65)),
+    "relu": LayerSpec(40, RouterSpec(4, 2), ExpertSpec(33, "relu", gated=False), SharedSpec(64, gated=False)),
+    "squares": LayerSpec(33, RouterSpec(3, 1), ExpertSpec(31, "relu2", gated=False, limit=1.5)),
+    "two biased layers": LayerSpec(32, RouterSpec(4, 2, bias=True), ExpertSpec(70, "gelu", gated=False, bias=True)),
+    "gpt-oss": LayerSpec(
+        45, RouterSpec(5, 2, bias=True), ExpertSpec(33, "quick_gelu", bias=True, limit=1.0, up_offset=0.5)
+    ),
+    "limits": LayerSpec(
+        64, RouterSpec(5, 3), ExpertSpec(45, limit=0.5, clamp="after"), SharedSpec(31, gated=True, limit=2.0)
+    ),
+    "gelu_tanh": LayerSpec(31, RouterSpec(2, 2), ExpertSpec(32, "gelu_tanh", up_offset=1.0), SharedSpec(5, gated=True)),
     "blocks": LayerSpec(128, RouterSpec(16, 4, normalise=False), ExpertSpec(96), SharedSpec(160, gated=True)),
 }
-"""Sizes 1, 2, odd, around a block and whole blocks; every combination of the shared expert and of normalising."""
+"""Sizes 1, 2, odd, around a block and whole blocks; every combination of the shared expert and of normalising; forms of
+experts: activations, two layers, biases, limits."""
+
+
+@st.composite
+def layer_specs(draw: st.DrawFn, sizes: st.SearchStrategy[int], most_experts: int, most_top_k: int) -> LayerSpec:
+    """Layers of every form."""
+    experts = draw(st.integers(1, most_experts))
+    given = draw(st.integers(0, 3)) == 0
+    router = RouterSpec(
+        experts,
+        draw(st.integers(1, min(experts, most_top_k))),
+        score="given" if given else "softmax",
+        normalise=draw(st.booleans()),
+        bias=draw(st.booleans()) and not given,
+    )
+    gated = draw(st.booleans())
+    limits = st.none() | st.sampled_from([0.3, 1.0, 7.0])
+    limit = draw(limits)
+    expert = ExpertSpec(
+        draw(sizes),
+        draw(st.sampled_from(GATED if gated else (*GATED, "relu2"))),
+        gated,
+        bias=draw(st.booleans()),
+        limit=limit,
+        clamp=draw(st.sampled_from(["before", "after"])),
+        up_offset=draw(st.sampled_from([0.0, 1.0])) if gated and (limit is None or limit > 1) else 0.0,
+    )
+    gates = st.just(False) if given else st.booleans()
+    shared = draw(st.none() | st.builds(SharedSpec, sizes, gated=gates, limit=limits))
+    return LayerSpec(draw(sizes), router, expert, shared)
+
+
+def routes_of(spec: LayerSpec, tokens: int, seed: int = 0) -> GivenRoutes | None:
+    """Random routes, of which some choose nothing, if the layer's are given."""
+    if not spec.router.given:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(tokens, spec.router.experts, generator=generator).argsort(1)
+    experts = order[:, : spec.router.top_k]
+    experts = torch.where(torch.rand(experts.shape, generator=generator) < 0.2, -1, experts)
+    shared = torch.rand(tokens, generator=generator) if spec.shared else None
+    return GivenRoutes(experts, torch.randn(experts.shape, generator=generator), shared)

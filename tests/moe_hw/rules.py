@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from moe_hw.arch import ROWS, Arch
-from moe_hw.registers import LAYER_MAGIC, Status
+from moe_hw.registers import COMMAND, LAYER_MAGIC, Status
+from moe_hw.tables import RELU
 
 
 def refusal(arch: Arch, layer: Mapping[str, int], cut: Mapping[str, int]) -> Status:
@@ -16,22 +17,30 @@ def refusal(arch: Arch, layer: Mapping[str, int], cut: Mapping[str, int]) -> Sta
         cut: words of the command: ``tokens``, ``slots`` and ``chunk_blocks``.
     """
     shared = layer["shared_blocks"]
-    sizes = ("hidden_blocks", "inter_blocks", "experts", "passes", "router_passes")
-    shape_ok = all(layer[name] for name in sizes) and (layer["shared_passes"] if shared else not layer["shared_gate"])
-    router_groups = -(-(layer["experts"] + layer["shared_gate"]) // arch.columns)
-    vector = max(2 * layer["hidden_blocks"], layer["inter_blocks"], shared)
-    row = -(-ROWS * cut["chunk_blocks"] // arch.columns) * arch.columns
+    given = layer["given_routes"]
+    sizes = ("hidden_blocks", "input_blocks", "inter_blocks", "experts")
+    shape_ok = all(layer[name] for name in sizes)
+    shape_ok = shape_ok and (layer["shared_bits"] >= 2 if shared else not layer["shared_gate"])
+    shape_ok = shape_ok and (not layer["shared_gate"] if given else layer["router_bits"] >= 2)
+    shape_ok = shape_ok and layer["bits"] >= 2 and layer["activation"] <= RELU
+    shape_ok = shape_ok and not (layer["gated"] and layer["square"])
+    router_groups = 0 if given else -(-(layer["experts"] + layer["shared_gate"]) // arch.columns)
+    vector = max(2 * layer["input_blocks"], layer["inter_blocks"], shared)
     slots, chunk = cut["slots"], cut["chunk_blocks"]
+    # Products are of the bits that the accelerator keeps.
+    kept = {word.name: cut[word.name] & (1 << word.bits) - 1 for word in COMMAND.words if word.name in cut}
+    row = -(-ROWS * kept["chunk_blocks"] // arch.columns) * arch.columns
     for status, ok in (
         (Status.BAD_LAYER, layer["magic"] == LAYER_MAGIC),
         (Status.BAD_TOKENS, 1 <= cut["tokens"] <= arch.max_tokens),
         (Status.BAD_SHAPE, shape_ok),
         (Status.TOO_MANY_EXPERTS, layer["experts"] <= arch.max_experts),
         (Status.BAD_TOP_K, 1 <= layer["top_k"] <= min(arch.max_top_k, layer["experts"])),
-        (Status.VECTOR_BUFFER_FULL, 2 * slots * vector <= arch.vector_blocks),
-        (Status.COMBINE_BUFFER_FULL, cut["tokens"] * row <= arch.combine_elements),
-        (Status.LOGIT_BUFFER_FULL, slots * router_groups <= arch.logit_words),
+        (Status.VECTOR_BUFFER_FULL, 2 * kept["slots"] * vector <= arch.vector_blocks),
+        (Status.COMBINE_BUFFER_FULL, kept["tokens"] * row <= arch.combine_elements),
+        (Status.LOGIT_BUFFER_FULL, kept["slots"] * router_groups <= arch.logit_words),
         (Status.BAD_CUT, 1 <= slots <= arch.slots and 1 <= chunk <= layer["hidden_blocks"]),
+        (Status.BAD_CUT, chunk == layer["hidden_blocks"] or chunk % arch.chunk_granule == 0),
     ):
         if not ok:
             return status

@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from boards import load_board
-from host import driver, integrate
+from host import driver, modules
 from host.driver import Device
 from moe_hw import __version__, cli
 from moe_hw.arch import Arch
@@ -178,8 +178,8 @@ def test_generate_is_reproducible_and_complete(
 def test_generate_refuses(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     fails(capsys, 2, "did you mean ulx3s-85f", "generate", "--board", "ulx3s", "-o", out)
-    fails(capsys, 2, "expected int4 or int8, got 'int5'",
-          "generate", "--model", checkpoint, "--format", "int5", "-o", out)  # fmt: skip
+    fails(capsys, 2, "expected int2 or .* or mxfp4, got 'int7'",
+          "generate", "--model", checkpoint, "--format", "int7", "-o", out)  # fmt: skip
     fails(capsys, 4, "expected a checkpoint directory", "generate", "--model", tmp_path / "nothing", "-o", out)
     board = tmp_path / "small.yaml"
     text = (Path(driver.__file__).parents[1] / "boards" / "ulx3s-85f.yaml").read_text()
@@ -197,7 +197,7 @@ def test_pack_writes_an_image(tmp_path: Path, checkpoint: Path, capsys: pytest.C
     image = open_image(out)
     assert [layer.name for layer in image.layers] == ["model.layers.0.mlp", "model.layers.1.mlp"]
     assert image.arch == arch_of(load_board("ulx3s-85f"))
-    fails(capsys, 2, "expected int4 or int8", "pack", "--model", checkpoint, "--format", "fp4", "-o", out)
+    fails(capsys, 2, "expected int2 or .*, got 'fp4'", "pack", "--model", checkpoint, "--format", "fp4", "-o", out)
     fails(capsys, 2, "expected an image or an empty directory", "pack", "--model", checkpoint, "-o", tmp_path)
 
 
@@ -263,14 +263,14 @@ def test_run_checks_and_is_reproducible(
 def test_run_fails_if_a_call_differs(
     checkpoint: Path, fake_device: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = integrate.golden
+    honest = modules.golden
 
-    def other(*args: Any) -> Any:
-        result = honest(*args)
+    def other(*args: Any, **kwargs: Any) -> Any:
+        result = honest(*args, **kwargs)
         result.weights[0, 0] += 2**-24
         return result
 
-    monkeypatch.setattr(integrate, "golden", other)
+    monkeypatch.setattr(modules, "golden", other)
     assert cli.main(run_argv(checkpoint, "--max-new-tokens", "1", "--check")) == DeviceError.exit_code
     captured = capsys.readouterr()
     assert "bit-exact: 0 of 4 layer calls" in captured.out
@@ -285,7 +285,7 @@ def test_run_refuses(
           *run_argv(checkpoint, "--check", "--text-file", str(tmp_path / "x")))  # fmt: skip
     fails(capsys, 2, "at most 64 tokens .* got 65", *run_argv(checkpoint, "--max-new-tokens", "60"))
     fails(capsys, 2, "--prompt: expected at least one token", *run_argv(checkpoint, "--prompt", ""))
-    fails(capsys, 2, "expected int4 or int8", *run_argv(checkpoint, "--format", "int3"))
+    fails(capsys, 2, "expected int2 or .* or mxfp4, got 'int7'", *run_argv(checkpoint, "--format", "int7"))
     assert fake_device == []
 
 
@@ -327,7 +327,7 @@ def damage(path: Path, kind: str) -> None:
     elif kind == "dense":
         config.write_text('{"model_type": "llama"}')
     elif kind == "other experts":
-        config.write_text('{"model_type": "gpt_oss"}')
+        config.write_text('{"model_type": "doge", "is_moe": true}')
     elif kind == "unknown type":
         config.write_text('{"model_type": "nothing_of_the_kind"}')
 
@@ -348,7 +348,7 @@ def damage(path: Path, kind: str) -> None:
         ("wrong type", "Validation error for field 'hidden_size': .*expected int.*; mend it"),
         ("no step", "qwen3_moe: expected a configuration that transformers can build, got: integer modulo by zero"),
         ("dense", "not a MoE model"),
-        ("other experts", "block class: expected one of those in moe_hw/families.py, got "),
+        ("other experts", "router.keys: expected a row of weights for each expert, got product keys"),
         ("unknown type", "config.json cannot be read"),
     ],
 )

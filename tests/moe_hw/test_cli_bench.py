@@ -122,7 +122,7 @@ def test_refusals(
     fails(capsys, 2, "got 'mixtral'; did you mean mixtral-8x7b", command, "--model", "mixtral")
     fails(capsys, 4, "expected a checkpoint directory", command, "--model", tmp_path / "none")
     fails(capsys, 4, "expected config.json, got none", command, "--model", tmp_path)
-    fails(capsys, 2, "expected int4 or int8, got 'fp4'", command, "--model", "tiny", "--format", "fp4")
+    fails(capsys, 2, "expected int2 or .* or mxfp4, got 'fp4'", command, "--model", "tiny", "--format", "fp4")
     fails(capsys, 2, "did you mean kv260", command, "--model", "tiny", "--board", "kv26")
     fails(capsys, 2, "columns: expected a power of two", command, "--model", "tiny", "--columns", "5")
     fails(capsys, 2, "at most 156 multipliers", command, "--model", "tiny", "--columns", "32")

@@ -1,8 +1,7 @@
-"""Layers from real transformers blocks and configurations."""
+"""Whole blocks of the families whose router the accelerator runs, and the configurations of their models."""
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import pytest
@@ -10,21 +9,12 @@ import torch
 import transformers
 
 from moe_hw.errors import ModelError, UnsupportedLayer
-from moe_hw.families import FAMILIES, layer_specs, moe_blocks, read_spec
+from moe_hw.families import FAMILIES, read_spec
 from moe_hw.layer import MoELayer
-from moe_hw.reference import reference
+from moe_hw.sites import layer_specs, moe_sites
 from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec, SharedSpec
-from tests.host.models import CONFIGS, DEEPSEEK, MOE, SHARED, SIZES, config_of
-
-BLOCKS = {
-    "Qwen3VLMoeTextSparseMoeBlock": ("qwen3_vl_moe", "Qwen3VLMoeTextConfig", MOE),
-    "Qwen3OmniMoeThinkerTextSparseMoeBlock": ("qwen3_omni_moe", "Qwen3OmniMoeTextConfig", MOE),
-    "Qwen3OmniMoeTalkerTextSparseMoeBlock": ("qwen3_omni_moe", "Qwen3OmniMoeTalkerTextConfig", SHARED),
-    "Qwen4ExpTextSparseMoeBlock": ("qwen4_exp", "Qwen4ExpTextConfig", SHARED),
-    "DeepseekOcr2TextMoe": ("deepseek_ocr2", "DeepseekOcr2TextConfig", DEEPSEEK),
-    "UnlimitedOcrTextMoe": ("unlimited_ocr", "UnlimitedOcrTextConfig", DEEPSEEK),
-}
-"""Blocks of models that are more than language models, or cannot be tiny: module, configuration and sizes."""
+from tests.host.models import CONFIGS, SIZES, config_of
+from tests.moe_hw.blocks import ENTRIES
 
 
 def model_of(config: Any) -> torch.nn.Module:
@@ -33,50 +23,20 @@ def model_of(config: Any) -> torch.nn.Module:
 
 
 def block_of(config: Any) -> Any:
-    return moe_blocks(model_of(config))[0][3]
-
-
-def blocks_of(name: str) -> list[Any]:
-    """The blocks of a tiny model, or one that is made alone, with weights that keep activations of order one."""
-    if name in CONFIGS:
-        blocks: list[Any] = [block for *_, block in moe_blocks(model_of(config_of(name)))]
-    else:
-        module, config_class, sizes = BLOCKS[name]
-        package = f"transformers.models.{module}"
-        config = getattr(importlib.import_module(f"{package}.configuration_{module}"), config_class)(**SIZES, **sizes)
-        config._experts_implementation = "eager"
-        blocks = [getattr(importlib.import_module(f"{package}.modeling_{module}"), name)(config).eval()]
-    torch.manual_seed(1)
-    for block in blocks:
-        for parameter in block.parameters():
-            torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
-    return blocks
+    return moe_sites(model_of(config))[0].module
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_models_blocks_have_the_specs_of_its_configuration(name: str) -> None:
     config = config_of(name)
-    blocks = moe_blocks(model_of(config))
-    assert len(blocks) == 2
-    assert all(getattr(parent, attribute) is block for _, parent, attribute, block in blocks)
-    assert [read_spec(block) for *_, block in blocks] == layer_specs(config)
+    sites = moe_sites(model_of(config))
+    assert len(sites) == 2
+    assert all(getattr(site.parent, site.attribute) is site.module for site in sites)
+    assert [site.spec() for site in sites] == layer_specs(config)
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, *BLOCKS])
-def test_the_float_reference_equals_the_block(name: str) -> None:
-    """1e-5 of outputs of order one: float32 sums of some 50 products, against float64."""
-    for block in blocks_of(name):
-        layer = MoELayer.from_module(block)
-        x = torch.randn(9, 40, generator=torch.Generator().manual_seed(2))
-        with torch.no_grad():
-            output = block(x[None])[0]
-        assert output.abs().max() > 0.1
-        torch.testing.assert_close(reference(layer, x).output, output, rtol=1e-5, atol=1e-5)
-
-
-def test_every_family_is_tested() -> None:
-    tested = {type(block).__name__ for name in (*CONFIGS, *BLOCKS) for block in blocks_of(name)}
-    assert tested == {family.block for family in FAMILIES}
+def test_every_family_is_one_of_the_entries() -> None:
+    assert {family.block for family in FAMILIES} <= {entry.block for entry in ENTRIES.values()}
 
 
 def test_specs() -> None:
@@ -85,17 +45,31 @@ def test_specs() -> None:
     assert layer_specs(config_of("qwen2_moe")) == [gated] * 2
     merged = LayerSpec(40, RouterSpec(6, 2, normalise=False), ExpertSpec(24), SharedSpec(48, gated=False))
     assert layer_specs(config_of("deepseek_v2")) == [merged] * 2
+    form = ExpertSpec(24, "quick_gelu", bias=True, limit=7.0, up_offset=1.0)
+    assert layer_specs(config_of("gpt_oss")) == [LayerSpec(40, RouterSpec(4, 2, bias=True), form)] * 2
 
 
 def test_weights_are_those_of_the_block() -> None:
     block = block_of(config_of("qwen2_moe"))
     layer = MoELayer.from_module(block)
-    gate, up, down = layer.expert(3)
-    assert torch.equal(torch.cat((gate, up)), block.experts.gate_up_proj[3])
+    gate, up, down, *_ = layer.expert(3)
+    assert gate is not None and torch.equal(torch.cat((gate, up)), block.experts.gate_up_proj[3])
     assert torch.equal(down, block.experts.down_proj[3])
-    assert torch.equal(layer.router_weight(), block.gate.weight)
+    router = layer.router_weight()
+    assert router is not None and torch.equal(router, block.gate.weight)
     shared = layer.shared()
     assert shared is not None and torch.equal(shared.up, block.shared_expert.up_proj.weight)
+
+
+def test_interleaved_rows_and_biases_are_told_apart() -> None:
+    block = ENTRIES["gpt_oss"].build()
+    gate, up, down, gate_bias, up_bias, down_bias = MoELayer.from_module(block).expert(2)
+    experts = block.experts
+    assert gate is not None and gate_bias is not None and up_bias is not None and down_bias is not None
+    assert torch.equal(gate, experts.gate_up_proj[2].T[0::2]) and torch.equal(up, experts.gate_up_proj[2].T[1::2])
+    assert torch.equal(gate_bias, experts.gate_up_proj_bias[2, 0::2]) and torch.equal(down, experts.down_proj[2].T)
+    assert torch.equal(up_bias, experts.gate_up_proj_bias[2, 1::2])
+    assert torch.equal(down_bias, experts.down_proj_bias[2])
 
 
 @pytest.mark.parametrize(
@@ -103,12 +77,15 @@ def test_weights_are_those_of_the_block() -> None:
     [
         ("deepseek_v2", {"topk_method": "group_limited_greedy"}, "router.groups: expected greedy, got group_"),
         ("cohere2_moe", {"expert_selection_fn": "sigmoid"}, "router.score: expected softmax, got sigmoid"),
-        ("aria_text", {"hidden_act": "relu"}, "shared.activation: expected silu, got ReLU"),
+        ("aria", {"hidden_act": "relu"}, "shared.activation: expected silu as of the routed experts, got relu"),
+        ("dbrx", {"ffn_config": {"moe_normalize_expert_weights": 2.0}}, "router.norm: expected 1, got 2.0"),
     ],
 )
-def test_a_setting_that_is_not_supported_is_named(family: str, changes: dict[str, Any], message: str) -> None:
+def test_a_setting_of_a_block_that_is_not_supported_is_named(
+    family: str, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UnsupportedLayer, match=message):
-        layer_specs(config_of(family, **changes))
+        read_spec(ENTRIES[family].build(**changes))
 
 
 def test_a_configuration_that_cannot_be_built() -> None:
@@ -118,26 +95,22 @@ def test_a_configuration_that_cannot_be_built() -> None:
 
 def test_dense_layers_are_not_counted() -> None:
     config = config_of("qwen3_moe", mlp_only_layers=[1])
-    assert len(layer_specs(config)) == len(moe_blocks(model_of(config))) == 1
+    assert len(layer_specs(config)) == len(moe_sites(model_of(config))) == 1
     config = config_of("qwen2_moe", decoder_sparse_step=2)
-    assert len(layer_specs(config)) == len(moe_blocks(model_of(config))) == 1
+    assert len(layer_specs(config)) == len(moe_sites(model_of(config))) == 1
 
 
-def test_another_activation_is_refused() -> None:
-    config = config_of("qwen3_moe", hidden_act="gelu")
-    with pytest.raises(UnsupportedLayer, match=r"expert\.activation: expected silu, got GELUActivation"):
-        layer_specs(config)
-    with pytest.raises(UnsupportedLayer, match=r"expert\.activation: expected silu, got GELUActivation"):
-        MoELayer.from_module(block_of(config))
+def test_activations_are_told_apart_by_what_they_compute() -> None:
+    names = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "quick_gelu": "quick_gelu"}
+    for name, activation in names.items():
+        assert layer_specs(config_of("qwen3_moe", hidden_act=name))[0].expert.activation == activation
+    with pytest.raises(UnsupportedLayer, match=r"expert\.glu: expected .*, got Qwen3MoeExperts\._apply_gate"):
+        layer_specs(config_of("qwen3_moe", hidden_act="tanh"))
 
 
 def test_an_unknown_block_is_refused_by_name() -> None:
-    config = transformers.GptOssConfig(**SIZES, num_local_experts=4, intermediate_size=32)
-    message = "block class: expected one of those in moe_hw/families.py, got GptOssMLP"
-    with pytest.raises(UnsupportedLayer, match=message):
-        layer_specs(config)
-    with pytest.raises(UnsupportedLayer, match=message):
-        moe_blocks(model_of(config))
+    with pytest.raises(UnsupportedLayer, match="block class: expected one of those in moe_hw/families.py, got Linear"):
+        read_spec(torch.nn.Linear(2, 2))
 
 
 def test_a_dense_model_is_not_a_moe_model() -> None:
@@ -145,7 +118,7 @@ def test_a_dense_model_is_not_a_moe_model() -> None:
     with pytest.raises(ModelError, match="LlamaForCausalLM is not a MoE model"):
         layer_specs(config)
     with pytest.raises(ModelError, match="LlamaForCausalLM is not a MoE model"):
-        moe_blocks(model_of(config))
+        moe_sites(model_of(config))
 
 
 def test_a_moe_configuration_with_dense_layers_only() -> None:
@@ -156,14 +129,21 @@ def test_a_moe_configuration_with_dense_layers_only() -> None:
 def test_a_bias_is_refused() -> None:
     block = block_of(config_of("mixtral"))
     block.experts.down_proj_bias = torch.nn.Parameter(torch.zeros(4, 40))
-    with pytest.raises(UnsupportedLayer, match=r"MixtralSparseMoeBlock: expected no parameter experts\.down_proj_bias"):
+    with pytest.raises(UnsupportedLayer, match="MixtralExperts: expected the parameters .* down_proj_bias is"):
         MoELayer.from_module(block)
 
 
 def test_experts_in_a_module_list_are_refused() -> None:
     block = block_of(config_of("mixtral"))
     block.experts = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
-    with pytest.raises(UnsupportedLayer, match=r"expected the parameter experts\.down_proj of transformers 5\.x"):
+    with pytest.raises(UnsupportedLayer, match="experts: expected a class of .* interface, got ModuleList"):
+        MoELayer.from_module(block)
+
+
+def test_another_parameter_of_a_block_is_refused() -> None:
+    block = block_of(config_of("mixtral"))
+    block.adapter = torch.nn.Parameter(torch.zeros(4, 40))
+    with pytest.raises(UnsupportedLayer, match="MixtralSparseMoeBlock: expected no parameter adapter"):
         MoELayer.from_module(block)
 
 
@@ -173,7 +153,7 @@ def test_shapes_that_contradict_each_other() -> None:
     with pytest.raises(ModelError, match=r"gate_up_proj: expected shape \[5, 48, 40\], got \[5, 41, 40\]"):
         MoELayer.from_module(block)
     block.experts.gate_up_proj = torch.nn.Parameter(torch.zeros(5 * 48, 40))
-    with pytest.raises(ModelError, match=r"expected weights \[E, 2I, H\]"):
+    with pytest.raises(ModelError, match="OlmoeExperts: expected weights of three dimensions"):
         MoELayer.from_module(block)
 
 

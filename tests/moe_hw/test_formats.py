@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from moe_hw.arch import passes_of
 from moe_hw.errors import InputError, ModelError, UsageError
 from moe_hw.formats import (
     EXP_ZERO,
@@ -27,6 +28,10 @@ from moe_hw.formats import (
 
 ALL_FORMATS = [*FORMATS.values(), ROUTER]
 BY_NAME = {"argvalues": ALL_FORMATS, "ids": lambda form: form.name}
+INTEGERS = {"argvalues": [form for form in ALL_FORMATS if not form.values], "ids": lambda form: form.name}
+MXFP4 = FORMATS["mxfp4"]
+ELEMENTS = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+"""Magnitudes of E2M1."""
 
 weights = st.floats(-(2.0**20), 2.0**20, width=32)
 matrices = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=70), elements=weights, fill=weights)
@@ -51,7 +56,7 @@ def smallest_scale(amax: float, largest: int) -> Fraction:
     return min(scale for scale in scales if scale * largest >= Fraction(amax))
 
 
-@pytest.mark.parametrize("form", **BY_NAME)
+@pytest.mark.parametrize("form", **INTEGERS)
 @given(matrix=matrices)
 @settings(deadline=None, max_examples=40)
 def test_quantised_weights_follow_the_definition(form: WeightFormat, matrix: np.ndarray) -> None:
@@ -74,7 +79,36 @@ def test_quantised_weights_follow_the_definition(form: WeightFormat, matrix: np.
         assert np.array_equal(codes, np.clip(np.rint(quotients), -form.largest, form.largest))
 
 
-@pytest.mark.parametrize("form", **BY_NAME)
+@given(exponents=st.lists(st.integers(-12, 3), min_size=1, max_size=6), seed=st.integers(0, 1000))
+def test_mxfp4_numbers_are_kept(exponents: list[int], seed: int) -> None:
+    """Elements and scales of a checkpoint, also where a scale is larger than the elements need."""
+    rng = np.random.default_rng(seed)
+    most = rng.integers(1, len(ELEMENTS) + 1, (len(exponents), 1))
+    elements = ELEMENTS[rng.integers(0, most, (len(exponents), 32))] * rng.choice([-1, 1], (len(exponents), 32))
+    matrix = (elements * 2.0 ** np.array(exponents)[:, None]).astype(np.float32).reshape(1, -1)
+    assert np.array_equal(quantised(matrix, MXFP4).dequantise(), matrix)
+
+
+@given(matrix=matrices)
+@settings(deadline=None, max_examples=40)
+def test_mxfp4_rounds_to_the_nearest_element(matrix: np.ndarray) -> None:
+    result = quantised(matrix, MXFP4)
+    padded = np.pad(matrix, ((0, 0), (0, result.codes.shape[1] - matrix.shape[1]))).astype(np.float64)
+    for (row, block), f in np.ndenumerate(result.f):
+        place = np.s_[row, 32 * block : 32 * block + 32]
+        amax = np.abs(padded[place]).max()
+        if amax == 0 or f == 31:
+            continue
+        scale = 2.0 ** (np.floor(np.log2(amax)) - 2)
+        wanted = np.minimum(np.abs(padded[place]) / scale, 6)
+        distance = np.abs(wanted[:, None] - ELEMENTS)
+        found = np.abs(result.dequantise()[place]) / scale
+        assert np.array_equal(np.abs(found - wanted), distance.min(axis=1))
+        ties = (distance == distance.min(axis=1)[:, None]).sum(axis=1) == 2
+        assert np.isin(found[ties], ELEMENTS[::2]).all()  # an even mantissa
+
+
+@pytest.mark.parametrize("form", **INTEGERS)
 @pytest.mark.parametrize("ratio", [1.0, 1 + 2**-23, 1 - 2**-24])
 @pytest.mark.parametrize("frac", range(8))
 def test_scales_at_their_steps(form: WeightFormat, frac: int, ratio: float) -> None:
@@ -84,7 +118,7 @@ def test_scales_at_their_steps(form: WeightFormat, frac: int, ratio: float) -> N
     assert scale == smallest_scale(float(amax), form.largest)
 
 
-@pytest.mark.parametrize("form", **BY_NAME)
+@pytest.mark.parametrize("form", **INTEGERS)
 def test_the_error_is_at_most_half_a_step(form: WeightFormat) -> None:
     matrix = np.random.default_rng(5).standard_normal((7, 67)).astype(np.float32)
     result = quantised(matrix, form)
@@ -135,7 +169,8 @@ def test_weights_that_are_not_finite(value: float) -> None:
 @given(blocks=st.integers(1, 1023))
 def test_shifts_keep_the_accumulator_in_range(form: WeightFormat, blocks: int) -> None:
     """The largest sum of section 3: every dot at its extreme, ``frac`` 7, ``f`` 0, equal exponents."""
-    slices = [-8 if i == 0 else 15 for i in range(form.passes)]
+    first = passes_of(form.bits)[0]
+    slices = [max(-15, -(1 << first - 1)) if i == 0 else 15 for i in range(form.passes)]
     halves = [(-128, 8), (-128, 0)] if form is ROUTER else [(-128, 0)]
     shift, total = form.shift(blocks), 0
     for i, weight in enumerate(slices):
@@ -153,8 +188,9 @@ def test_shifts_by_hand() -> None:
 
 def test_an_unknown_format() -> None:
     assert weight_format("int8").bits == 8
-    with pytest.raises(UsageError, match="weight format: expected int4 or int8, got 'int5'"):
-        weight_format("int5")
+    names = "int2 or int3 or int4 or int5 or int6 or int8 or mxfp4"
+    with pytest.raises(UsageError, match=f"weight format: expected {names}, got 'int7'"):
+        weight_format("int7")
 
 
 @given(

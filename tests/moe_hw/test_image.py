@@ -128,7 +128,7 @@ def test_segments_lie_where_the_descriptor_says(name: str, columns: int, channel
         memory[offset:end] = data
     assert end == image.size
 
-    words = LAYER.unpack(memory[:128].view("<u4"))
+    words = LAYER.unpack(memory[: LAYER.size_bytes].view("<u4"))
     assert words["magic"] == LAYER_MAGIC
     assert {key: words[key] for key in layer.descriptor()} == layer.descriptor()
 
@@ -262,10 +262,10 @@ def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
         (lambda path: (path / "manifest.json").write_text('{"layers": '), "expected a manifest, got JSONDecodeError"),
         (lambda path: (path / "manifest.json").write_text("[]"), "expected a manifest, got TypeError"),
         (lambda path: (path / "manifest.json").write_bytes(b"\xff\xfe"), "expected a manifest, got UnicodeDecodeError"),
-        (edit(lambda m: m.update(layout_version=99)), "expected layout version 2, got 99; pack the model again"),
+        (edit(lambda m: m.update(layout_version=99)), "expected layout version 3, got 99; pack the model again"),
         (edit(lambda m: m.pop("arch")), "expected a manifest, got KeyError"),
         (edit(lambda m: m["arch"].update(columns=8)), "expected configuration hash .* of its sizes, got"),
-        (edit(lambda m: m["layers"][0].update(weight_format="int3")), "expected a manifest, got KeyError"),
+        (edit(lambda m: m["layers"][0].update(weight_format="int7")), "expected a manifest, got KeyError"),
         (edit(lambda m: m["layers"][1]["spec"].pop("router")), "expected a manifest, got KeyError"),
         (lambda path: (path / "layer-1.bin").unlink(), "expected the image of twos, got no file"),
         (lambda path: (path / "layer-0.bin").write_bytes(b"short"), r"layer-0\.bin: expected \d+ bytes, got 5"),

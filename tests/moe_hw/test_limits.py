@@ -84,22 +84,26 @@ def archs(draw: st.DrawFn) -> Arch:
 def specs(draw: st.DrawFn) -> LayerSpec:
     widths = st.integers(1, 1200)
     experts = draw(st.integers(1, 256))
-    shared = draw(st.none() | st.builds(SharedSpec, widths, gated=st.booleans()))
-    return LayerSpec(draw(widths), RouterSpec(experts, draw(st.integers(1, min(experts, 12)))),
-                     ExpertSpec(draw(widths)), shared)  # fmt: skip
+    score = draw(st.sampled_from(["softmax", "given"]))
+    gates = st.booleans() if score == "softmax" else st.just(False)
+    shared = draw(st.none() | st.builds(SharedSpec, widths, gated=gates))
+    router = RouterSpec(experts, draw(st.integers(1, min(experts, 12))), score)
+    expert = draw(st.builds(ExpertSpec, widths, gated=st.booleans(), bias=st.booleans()))
+    return LayerSpec(draw(widths), router, expert, shared)
 
 
 def descriptor(spec: LayerSpec, bits: int) -> dict[str, int]:
-    passes = bits // 4
     return {
-        "magic": LAYER_MAGIC, "hidden_blocks": spec.hidden_blocks, "inter_blocks": spec.inter_blocks,
+        "magic": LAYER_MAGIC, "hidden_blocks": spec.hidden_blocks, "input_blocks": spec.input_blocks,
+        "inter_blocks": spec.inter_blocks, "given_routes": int(spec.router.given), "gated": int(spec.expert.gated),
+        "square": int(spec.expert.square), "activation": 0,
         "shared_blocks": spec.shared_blocks, "experts": spec.router.experts, "top_k": spec.router.top_k,
-        "shared_gate": spec.router_rows - spec.router.experts, "passes": passes, "shared_passes": passes,
-        "router_passes": 4,
+        "shared_gate": int(spec.shared_gate), "bits": bits, "shared_bits": bits,
+        "router_bits": 16,
     }  # fmt: skip
 
 
-@given(arch=archs(), spec=specs(), bits=st.sampled_from([4, 8]), data=st.data())
+@given(arch=archs(), spec=specs(), bits=st.sampled_from([2, 4, 5, 8]), data=st.data())
 def test_every_cut_is_accepted(arch: Arch, spec: LayerSpec, bits: int, data: st.DataObject) -> None:
     footprint = Footprint(spec, arch, bits)
     largest = footprint.max_tokens()
@@ -144,7 +148,7 @@ def granule(arch: Arch) -> int:
         blocks += 1
 
 
-@given(arch=archs(), spec=specs(), bits=st.sampled_from([4, 8]), data=st.data())
+@given(arch=archs(), spec=specs(), bits=st.sampled_from([2, 4, 5, 8]), data=st.data())
 def test_every_chunk_begins_on_a_scale_beat_and_on_a_unit(
     arch: Arch, spec: LayerSpec, bits: int, data: st.DataObject
 ) -> None:

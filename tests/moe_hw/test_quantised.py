@@ -10,11 +10,14 @@ import torch
 
 from moe_hw import quantised as module
 from moe_hw.errors import ModelError, UsageError
-from moe_hw.formats import FORMATS
+from moe_hw.formats import CONSTANT_EXPONENT, CONSTANTS, FORMATS, ROUTER, WeightFormat, quantise_tokens
 from moe_hw.layer import ExpertWeights, MoELayer, random_layer
-from moe_hw.quantised import QuantisedExpert, QuantisedLayer
+from moe_hw.quantised import Affine, QuantisedExpert, QuantisedLayer, hidden_constants
 from moe_hw.registers import LAYER
 from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec
+from moe_hw.twins.array import accumulate, expert_operand
+from moe_hw.twins.layer import form_of
+from moe_hw.twins.post import activate, requantise
 from tests.moe_hw.layers import SPECS
 
 
@@ -40,16 +43,58 @@ def test_matrices_are_padded_and_interleaved(name: str, form: str) -> None:
     quantised = QuantisedLayer(layer, form)
     index = spec.router.experts - 1
     gate_up, down = quantised.expert(index)
-    assert gate_up.codes.shape == (64 * spec.inter_blocks, 32 * spec.hidden_blocks)
+    first, gated = spec.first_matrices, spec.expert.gated
+    assert gate_up.codes.shape == (32 * first * spec.inter_blocks, 32 * spec.input_blocks)
     assert down.codes.shape == (32 * spec.hidden_blocks, 32 * spec.inter_blocks)
-    assert quantised.router.codes.shape == (spec.router_rows, 32 * spec.hidden_blocks)
+    assert quantised.router is not None
+    assert quantised.router.codes.shape == (spec.router_rows, 32 * spec.input_blocks)
     inter, hidden, weights = spec.expert.intermediate, spec.hidden, layer.expert(index)
     step = 1 / FORMATS[form].largest  # A scale is at most 9/8 of what the largest weight needs.
     values = gate_up.dequantise()
-    np.testing.assert_allclose(values[0 : 2 * inter : 2, :hidden], weights.gate, atol=step * weights.gate.abs().max())
-    np.testing.assert_allclose(values[1 : 2 * inter : 2, :hidden], weights.up, atol=step * weights.up.abs().max())
-    np.testing.assert_allclose(down.dequantise()[:hidden, :inter], weights.down, atol=step * weights.down.abs().max())
-    assert not values[2 * inter :].any() and not values[:, hidden:].any() and not down.dequantise()[hidden:].any()
+    matrices = [(values[gated : first * inter : first, :hidden], weights.up)]
+    matrices += [(values[0 : 2 * inter : 2, :hidden], weights.gate)] if weights.gate is not None else []
+    for found, wanted in (*matrices, (down.dequantise()[:hidden, :inter], weights.down)):
+        np.testing.assert_allclose(found, wanted, atol=step * float(wanted.abs().max()))
+    padding = values[:, hidden : 32 * spec.hidden_blocks]
+    assert not padding.any() and not down.dequantise()[hidden:].any()
+    assert spec.expert.bias or not values[first * inter :, : 32 * spec.hidden_blocks].any()
+    if spec.expert.bias:
+        assert weights.up_bias is not None and weights.down_bias is not None
+        constants = CONSTANTS * 2.0**CONSTANT_EXPONENT
+        up_bias = values[gated : first * inter : first, -32:] @ constants
+        np.testing.assert_allclose(up_bias, weights.up_bias + spec.expert.up_offset, rtol=2.0**-11)
+        exponent = hidden_constants(spec.expert)[2]
+        down_bias = down.dequantise()[:hidden, -32:] @ (CONSTANTS * 2.0**exponent)
+        np.testing.assert_allclose(down_bias, weights.down_bias, rtol=2.0**-11)
+
+
+@pytest.mark.parametrize("form", [ROUTER, *FORMATS.values()], ids=str)
+def test_biases_of_half_precision_are_exact(form: WeightFormat) -> None:
+    bias = torch.randn(64, generator=torch.Generator().manual_seed(1)) * 2.0 ** torch.arange(-12, 4).repeat(4)
+    for kind in (torch.bfloat16, *([torch.float16] if form.bits > 2 else [])):
+        values = bias.to(kind).float()
+        affine = Affine("bias", torch.zeros(64, 32), values)
+        matrix = affine.quantise(form, affine.scale_exponent(form), 64)
+        found = matrix.dequantise()[:, 32:] @ (CONSTANTS * 2.0**CONSTANT_EXPONENT)
+        assert np.array_equal(found, values.numpy().astype(np.float64))
+
+
+@pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if spec.expert.bias])
+@pytest.mark.parametrize("power", [-20, 0, 4, 8])
+def test_hidden_constants_are_the_constants_of_tokens_of_any_size(name: str, power: int) -> None:
+    """The last block of hidden activations, whatever the token."""
+    layer = QuantisedLayer(random_layer(SPECS[name], 3))
+    tokens = quantise_tokens(torch.randn(7, layer.spec.hidden) * 2.0**power, constant=True)
+    gate_up, form = layer.expert(0).gate_up, form_of(layer)
+    acc = accumulate(gate_up, expert_operand(tokens))
+    base = tokens.exponent[:, None] + 8 - gate_up.shift
+    first = layer.spec.first_matrices
+    values = activate(
+        acc[:, 0::first], acc[:, first - 1 :: first], base + gate_up.exponents[0], base + gate_up.exponents[-1], form
+    )
+    mantissas, exponents = requantise(*values)
+    assert (mantissas[:, -1] == CONSTANTS).all()
+    assert (exponents[:, -1] == hidden_constants(layer.spec.expert)[2]).all()
 
 
 def test_the_shared_experts_gate_is_the_routers_last_row() -> None:
@@ -71,7 +116,7 @@ def test_descriptor_of_an_odd_layer() -> None:
     quantised = QuantisedLayer(random_layer(SPECS["odd"], 1), "int8")
     words = quantised.descriptor()
     sizes = {"hidden_blocks": 2, "inter_blocks": 2, "shared_blocks": 1, "experts": 5, "top_k": 2, "normalise": 1,
-             "shared_gate": 1, "passes": 2, "shared_passes": 2, "router_passes": 4}  # fmt: skip
+             "shared_gate": 1, "bits": 8, "shared_bits": 8, "router_bits": 16}  # fmt: skip
     assert {name: words[name] for name in sizes} == sizes
     gate, up = quantised.expert(0).gate_up.exponents
     shift = min(24 - 4, 46 - (5 + 7 + 7 + 4) - 1)
@@ -98,11 +143,16 @@ def test_combine_exponent_is_the_bound_of_the_definition(name: str, form: str) -
     def gain(expert: QuantisedExpert) -> float:
         gate_up, down = expert.gate_up.dequantise(), expert.down.dequantise()
         norm = np.linalg.norm
-        return norm(down, axis=1).max() * norm(gate_up[0::2]) * norm(gate_up[1::2], axis=1).max()
+        spec = quantised.spec.expert
+        if spec.degree == 1:
+            return norm(down, axis=1).max() * norm(gate_up)
+        gate, up = (gate_up[0::2], gate_up[1::2]) if spec.gated else (gate_up, gate_up)
+        return norm(down, axis=1).max() * norm(gate) * norm(up, axis=1).max()
 
     gains = [gain(quantised.expert(index)) for index in range(quantised.spec.router.experts)]
     shared = gain(quantised.shared) if quantised.shared else 0
-    bound = (max(gains) + shared) * 32 * quantised.spec.hidden_blocks * 2.0**31
+    length = 32 * quantised.spec.input_blocks * 2.0**30  # of a token, squared
+    bound = (max(gains) + shared) * 2 * length ** (quantised.spec.expert.degree / 2)
     assert quantised.combine_exponent == ceil(log2(bound)) - 46
 
 
@@ -112,7 +162,7 @@ def test_combine_exponent_of_zeros() -> None:
 
 @pytest.mark.parametrize(("gain", "exponent"), [(1.0, 0), (1.0001, 1), (0.9999, 0), (0.5, -1)])
 def test_the_bound_is_rounded_up_to_a_power_of_two(monkeypatch: pytest.MonkeyPatch, gain: float, exponent: int) -> None:
-    monkeypatch.setattr(module, "_gain", lambda expert: gain)
+    monkeypatch.setattr(module, "gain", lambda expert, spec: gain)
     assert QuantisedLayer(random_layer(SPECS["ones"])).combine_exponent == exponent + 5 + 31 - 46
 
 
@@ -135,5 +185,5 @@ def test_weights_that_are_not_finite_are_named() -> None:
 
 
 def test_an_unknown_format() -> None:
-    with pytest.raises(UsageError, match="expected int4 or int8, got 'fp8'"):
+    with pytest.raises(UsageError, match="expected int2 or .* or mxfp4, got 'fp8'"):
         QuantisedLayer(random_layer(SPECS["ones"]), "fp8")

@@ -14,11 +14,13 @@ from moe_hw.errors import InputError, ModelError
 from moe_hw.formats import FORMATS, quantise_tokens
 from moe_hw.layer import ExpertWeights, MoELayer, random_layer
 from moe_hw.quantised import QuantisedLayer
-from moe_hw.reference import reference
+from moe_hw.reference import expert_output, reference
 from moe_hw.result import Result
+from moe_hw.routes import GivenRoutes
 from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec, SharedSpec
 from moe_hw.twins.array import accumulate, expert_operand
 from moe_hw.twins.layer import expert_accumulators, golden
+from moe_hw.twins.post import Form
 from tests.moe_hw.layers import SPECS
 
 SMALLEST_SQNR = {"int4": 11.0, "int8": 30.0}
@@ -119,6 +121,39 @@ def test_large_tokens_are_of_degree_two() -> None:
     assert torch.equal(4 * golden(layer, x).output, golden(layer, 2 * x).output)
 
 
+@pytest.mark.parametrize(("activation", "degree"), [("relu", 1), ("relu2", 2)])
+@pytest.mark.parametrize("power", [-20, -1, 3, 20])
+def test_homogeneous_experts_scale_exactly(activation: str, degree: int, power: int) -> None:
+    """Two layers without biases: the only place where the absolute size counts is the router."""
+    spec = LayerSpec(45, RouterSpec(4, 2, score="given"), ExpertSpec(70, activation, gated=False))
+    layer, x = QuantisedLayer(random_layer(spec)), draw(6, 45)
+    routes = GivenRoutes(torch.tensor([[0, 1], [2, 3], [1, 3], [3, 0], [2, -1], [-1, -1]]), draw(6, 2, 1).abs())
+    one, other = golden(layer, x, routes=routes), golden(layer, x * 2.0**power, routes=routes)
+    assert one.output.abs().max() > 0.1 and not one.output[5].any()
+    assert torch.equal(one.output * 2.0 ** (degree * power), other.output)
+
+
+def test_given_routes_are_those_of_the_router() -> None:
+    """Choices and weights of a layer's own router, given to the same experts, make the same outputs."""
+    own = random_layer(SPECS["odd"], 3)
+    spec = LayerSpec(33, RouterSpec(5, 2, score="given"), ExpertSpec(45), SharedSpec(7, gated=False))
+    given = MoELayer(spec, expert=own.expert, shared=own.shared)
+    x = draw(9, 33)
+    result = golden(own, x, "int8")
+    gate = own.shared_gate_weight()
+    assert gate is not None
+    routes = GivenRoutes(result.experts, result.weights, torch.sigmoid(x @ gate.T)[:, 0])
+    assert sqnr(golden(given, x, "int8", routes).output, result.output) > 80
+    assert sqnr(golden(given, x, "int8", routes).output, reference(given, x, routes).output) > SMALLEST_SQNR["int8"]
+
+
+def test_routes_that_are_missing_are_asked_for() -> None:
+    spec = LayerSpec(33, RouterSpec(5, 2, score="given"), ExpertSpec(45))
+    for function in (golden, reference):
+        with pytest.raises(InputError, match="routes: expected the tokens' choices and weights, got none"):
+            function(random_layer(spec), draw(2, 33))
+
+
 @pytest.mark.parametrize("scale", [0.0, 2.0**-120, 2.0**-90, 2.0**-30, 2.0**60, 2.0**99])
 def test_any_magnitude(scale: float) -> None:
     result = golden(random_layer(SPECS["odd"]), torch.full((2, 33), scale))
@@ -147,9 +182,8 @@ def test_a_combine_exponent_that_is_too_small_is_reported() -> None:
 
 def test_down_accumulators_stand_for_the_expert() -> None:
     layer, x = random_layer(SPECS["odd"], 5), draw(3, 33)
-    d, a_down = expert_accumulators(QuantisedLayer(layer, "int8").expert(2), quantise_tokens(x))
-    gate, up, down = layer.expert(2)
-    exact = (torch.nn.functional.silu(x @ gate.T) * (x @ up.T)) @ down.T
+    d, a_down = expert_accumulators(QuantisedLayer(layer, "int8").expert(2), Form(), quantise_tokens(x))
+    exact = expert_output(layer.spec.expert, None, layer.expert(2), x.double())
     assert sqnr(torch.from_numpy(np.ldexp(d.astype(float), a_down[:, None])[:, :33]), exact) > 30
 
 

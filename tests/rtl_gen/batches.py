@@ -25,14 +25,17 @@ def random_layer(arch: Arch, **given: int) -> dict[str, int]:
         "chunk_stride": random.getrandbits(14),
         "shared_chunk_stride": random.getrandbits(14),
         "hidden_blocks": hidden,
+        "input_blocks": min(1023, hidden + random.randrange(2)),
         "inter_blocks": random.randint(1, 1023),
         "shared_blocks": random.randint(1, 1023) if shared else 0,
         "experts": experts,
         "top_k": random.randint(1, min(arch.max_top_k, experts)),
         "shared_gate": int(shared == 2),
-        "passes": random.randint(1, 2),
-        "shared_passes": random.randint(1, 2),
-        "router_passes": 4,
+        "given_routes": 0,
+        "gated": random.randrange(2),
+        "bits": random.randint(2, 8),
+        "shared_bits": random.randint(2, 8),
+        "router_bits": 16,
         "router_address": random.getrandbits(20),
         "expert_address": random.getrandbits(24),
         "expert_stride": random.getrandbits(15),
@@ -44,24 +47,29 @@ def random_layer(arch: Arch, **given: int) -> dict[str, int]:
 
 
 def random_routes(layer: dict[str, int]) -> list[dict[str, Any]]:
-    """Routes as the router emits them; some batches use few of the experts."""
+    """Routes as the router emits them; some batches use few of the experts. Given ones may choose none."""
     experts, top_k = layer["experts"], layer["top_k"]
     candidates = random.sample(range(experts), random.choice([experts, random.randint(top_k, experts)]))
     routes = []
     for token in range(layer["tokens"]):
         chosen = random.sample(candidates, top_k) + [experts] * (layer["shared_blocks"] != 0)
         for expert in chosen:
-            weight = {"mantissa": random.randint(1 << 15, (1 << 16) - 1), "exponent": random.randint(-170, -15)}
-            routes.append({"token": token, "expert": expert, "weight": weight, "last": 0})
+            weight = {
+                "mantissa": random.randint(1 << 15, (1 << 16) - 1), "exponent": random.randint(-170, -15),
+                "negative": random.randrange(2),
+            }  # fmt: skip
+            none = int(layer["given_routes"] and expert != experts and random.random() < 0.3)
+            routes.append({"token": token, "expert": expert, "none": none, "weight": weight, "last": 0})
     routes[-1]["last"] = 1
     return routes
 
 
 def queues_of(layer: dict[str, int], routes: list[dict[str, Any]]) -> dict[int, list[int]]:
     """Places of the routes of each expert that has any; of all tokens for the router, which has no places."""
-    queues: dict[int, list[int]] = {ROUTER: [0] * layer["tokens"]}
+    queues: dict[int, list[int]] = {} if layer["given_routes"] else {ROUTER: [0] * layer["tokens"]}
     for place, route in enumerate(routes):
-        queues.setdefault(route["expert"], []).append(place)
+        if not route["none"]:
+            queues.setdefault(route["expert"], []).append(place)
     return queues
 
 
@@ -75,26 +83,27 @@ def passes_of(layer: dict[str, int], used: set[int]) -> list[tuple[Kind, int, li
     """Kind, chunk and experts of each pass: the shared expert first, then those that a token chose, in order."""
     order = sorted(used - {ROUTER}, key=lambda expert: -1 if expert == layer["experts"] else expert)
     chunks = -(-layer["hidden_blocks"] // layer["chunk_blocks"])
-    return [(Kind.ROUTER, 0, [ROUTER]), (Kind.UP, 0, order)] + [(Kind.DOWN, chunk, order) for chunk in range(chunks)]
+    router = [] if layer["given_routes"] else [(Kind.ROUTER, 0, [ROUTER])]
+    return [*router, (Kind.UP, 0, order), *((Kind.DOWN, chunk, order) for chunk in range(chunks))]
 
 
 def segment_of(arch: Arch, layer: dict[str, int], kind: Kind, chunk: int, expert: int) -> dict[str, int]:
     """The matrix, or the chunk of one, that a job multiplies."""
     if expert == layer["experts"]:
         address, down, stride = layer["shared_address"], layer["shared_down"], layer["shared_chunk_stride"]
-        inter, passes = layer["shared_blocks"], layer["shared_passes"]
+        inter, bits = layer["shared_blocks"], layer["shared_bits"]
     else:
         address, down = layer["expert_address"] + expert * layer["expert_stride"], layer["expert_down"]
-        inter, passes, stride = layer["inter_blocks"], layer["passes"], layer["chunk_stride"]
-    rows, blocks = 2 * ROWS * inter, layer["hidden_blocks"]
+        inter, bits, stride = layer["inter_blocks"], layer["bits"], layer["chunk_stride"]
+    rows, blocks = (1 + layer["gated"]) * ROWS * inter, layer["input_blocks"]
     if kind == Kind.ROUTER:
-        address, rows, passes = layer["router_address"], layer["experts"] + layer["shared_gate"], layer["router_passes"]
+        address, rows, bits = layer["router_address"], layer["experts"] + layer["shared_gate"], layer["router_bits"]
     elif kind == Kind.DOWN:
         address += down + chunk * stride
         rows = ROWS * min(layer["chunk_blocks"], layer["hidden_blocks"] - chunk * layer["chunk_blocks"])
         blocks = inter
     address %= 1 << address_bits(arch)
-    return {"address": address, "groups": -(-rows // arch.columns), "blocks": blocks, "passes": passes}
+    return {"address": address, "groups": -(-rows // arch.columns), "blocks": blocks, "bits": bits}
 
 
 def expected_batch(

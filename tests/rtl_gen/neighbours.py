@@ -119,13 +119,13 @@ class Neighbours:
             blocks = layer["shared_blocks"] if job["shared"] else layer["inter_blocks"]
             return [{
                 "address": job["hidden"] % (1 << address_bits(self.arch)), "lines": slots * blocks % (1 << most_lines),
-                "blocks": blocks, "router": 0, "hidden": 1, "slot": slots - 1, "last": 1,
+                "blocks": blocks, "hidden": 1, "slot": slots - 1, "last": 1,
             }]  # fmt: skip
-        blocks, router = layer["hidden_blocks"], int(job["kind"] == Kind.ROUTER.value)
+        blocks, router = layer["input_blocks"], int(job["kind"] == Kind.ROUTER.value)
         return [
             {
                 "address": (self.inputs + of["token"] * 2 * blocks) % (1 << address_bits(self.arch)),
-                "lines": blocks << router, "blocks": blocks, "router": router, "hidden": 0, "slot": index,
+                "lines": blocks << router, "blocks": blocks, "hidden": 0, "slot": index,
                 "token": of["token"], "last": int(index == slots - 1),
             }
             for index, of in enumerate(job["of"])
@@ -214,7 +214,7 @@ class Neighbours:
 
     async def write_hidden(self) -> None:
         """The writer is busy with hidden activations until a while after the last of them."""
-        last = max(number for number, job in enumerate(self.jobs) if job["kind"] == Kind.UP.value)
+        last = max((number for number, job in enumerate(self.jobs) if job["kind"] == Kind.UP.value), default=-1)
         while self.taken <= last or any(number <= last for number in self.unfinished):
             await RisingEdge(self.dut.clk)
         await ClockCycles(self.dut.clk, random.choice([1, 2, 100]))
@@ -223,7 +223,7 @@ class Neighbours:
 
     async def store(self) -> None:
         dut = self.dut
-        for chunk in range(1 + self.jobs[-1]["chunk"]):
+        for chunk in range(sum(work["step"] == Step.STORE.value for work in self.works)):
             while True:
                 await ReadOnly()
                 store = int(dut.store.value)

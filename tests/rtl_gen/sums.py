@@ -13,7 +13,7 @@ from moe_hw.twins.combine import add, contribution
 from rtl_gen.types import Kind
 
 MOST_NEGATIVE = -(1 << ACC_BITS - 1)
-ONE = {"mantissa": 1 << 15, "exponent": -15}
+ONE = {"mantissa": 1 << 15, "exponent": -15, "negative": 0}
 SIZES = {
     "narrow": Arch(columns=4, lanes=1, max_tokens=1, slots=1, combine_elements=256),
     "two lanes": Arch(columns=8, data_bits=64, lanes=2, max_tokens=16, slots=4, combine_elements=1024),
@@ -23,9 +23,9 @@ SIZES = {
 
 def random_weight() -> dict[str, int]:
     if random.random() < 0.1:
-        return {"mantissa": 0, "exponent": random.choice([-2048, -15])}
+        return {"mantissa": 0, "exponent": random.choice([-2048, -15]), "negative": 0}
     mantissa = random.choice([1 << 15, (1 << 16) - 1, random.randrange(1 << 15, 1 << 16)])
-    return {"mantissa": mantissa, "exponent": random.choice([-15, -16, -20, -60])}
+    return {"mantissa": mantissa, "exponent": random.choice([-15, -16, -20, -60]), "negative": random.randrange(2)}
 
 
 def random_acc() -> int:
@@ -68,6 +68,7 @@ class Batch:
             "tokens": tokens,
             "chunk_blocks": chunk_blocks,
             "combine_exponent": random.randint(-80, 40),
+            "gated": random.randrange(2),
             "down_exponent": random.randint(-100, 100),
             "shared_down_exponent": random.randint(-100, 100),
         }
@@ -100,9 +101,10 @@ class Batch:
     def _result(
         self, shared: int, slot: int, token: int, group: int, acc: list[int], weight: dict[str, int]
     ) -> dict[str, Any]:
-        k = 2 * self.token_exponents[token] + self.layer["combine_exponent"]
+        k = (1 + self.layer["gated"]) * self.token_exponents[token] + self.layer["combine_exponent"]
         a_down = k - random.randint(*self.headroom)
-        addends, beyond = contribution(acc, a_down, weight["mantissa"], weight["exponent"], k)
+        mantissa = -weight["mantissa"] if weight["negative"] else weight["mantissa"]
+        addends, beyond = contribution(acc, a_down, mantissa, weight["exponent"], k)
         place = np.s_[token, group * self.arch.columns : (group + 1) * self.arch.columns]
         self.words[place], saturated = add(self.words[place], addends)
         self.overflow |= bool((beyond | saturated).any())

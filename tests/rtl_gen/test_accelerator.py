@@ -145,7 +145,7 @@ async def malformed_descriptors(dut):
         (Status.BAD_LAYER, {"magic": 0}, {}),
         (Status.BAD_SHAPE, {"hidden_blocks": 0}, {}),
         (Status.BAD_SHAPE, {"shared_blocks": 0}, {}),
-        (Status.BAD_SHAPE, {"router_passes": 0}, {}),
+        (Status.BAD_SHAPE, {"router_bits": 0}, {}),
         (Status.TOO_MANY_EXPERTS, {"experts": 17}, {}),
         (Status.BAD_TOP_K, {"top_k": 0}, {}),
         (Status.BAD_TOP_K, {"top_k": 5}, {}),

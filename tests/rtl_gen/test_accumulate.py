@@ -41,7 +41,8 @@ def random_matrix(arch: Arch, groups: int, blocks: int, slots: int) -> tuple[lis
                     "kind": Kind.UP.value, "shared": 0, "last": int(last and group == groups - 1),
                     "slot": slot, "group": group, "base_exponent": -slot, "token_exponent": group,
                     "of": {
-                        "token": slots - 1 - slot, "unused": slot & 1, "weight": {"mantissa": slot, "exponent": -15},
+                        "token": slots - 1 - slot, "unused": slot & 1,
+                        "weight": {"mantissa": slot, "exponent": -15, "negative": 0},
                     },
                 },
                 "first": int(block == 0),

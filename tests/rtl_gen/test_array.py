@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cocotb.triggers import ClockCycles, RisingEdge
 
-from moe_hw.arch import PLANES_PER_PASS, ROWS, Arch
+from moe_hw.arch import ROWS, Arch
 from rtl_gen.array import LATENCY, Array
 from rtl_gen.row import SUM_BITS, command_layout
 from sim.bench import streams
@@ -18,10 +18,10 @@ def arch() -> Arch:
     return Arch(columns=int(parameter("columns")), expert_beats=64, vector_blocks=64, data_bits=32)
 
 
-def plane_beats(codes: np.ndarray) -> list[int]:
+def plane_beats(codes: np.ndarray, planes: int) -> list[int]:
     """Beats of a tile, most significant plane first; ``codes`` is [rows, columns]."""
     beats = []
-    for plane in reversed(range(PLANES_PER_PASS)):
+    for plane in reversed(range(planes)):
         bits = (codes.reshape(-1) >> plane) & 1
         beats.append(int(sum(int(bit) << position for position, bit in enumerate(bits))))
     return beats
@@ -42,25 +42,30 @@ async def write_blocks(dut, blocks: np.ndarray) -> None:
     dut.x_write.value = 0
 
 
+MOST_PLANES = 5
+"""Of a pass."""
+
+UNSIGNED = -4
+"""Stands for the width of an unsigned slice."""
+
 IDLE = dict.fromkeys(("load", "load_first", "load_signed", "plane_address", "swap", "x_address"), 0)
 
 
-def schedule(vectors: int, is_signed: list[bool]) -> tuple[list[dict[str, int]], dict[int, tuple[int, int]]]:
+def schedule(vectors: int, widths: list[int]) -> tuple[list[dict[str, int]], dict[int, tuple[int, int]]]:
     """Commands without a bubble: the loads of each tile share the commands of the vectors of the tile before.
 
     Returns the commands, and the (vector, tile) that each of those with sums multiplies, by the command's number.
     """
-    commands = [dict(IDLE) for _ in range(PLANES_PER_PASS)]
+    commands = [dict(IDLE) for _ in range(MOST_PLANES)]
     products = {}
     begin = 0  # the first load of the tile
-    for tile, signed in enumerate(is_signed):
-        for plane in range(PLANES_PER_PASS):
+    for tile, width in enumerate(widths):
+        for plane in range(abs(width)):
             commands[begin + plane].update(
-                load=1, load_first=int(plane == 0), load_signed=int(signed),
-                plane_address=tile * PLANES_PER_PASS + plane,
-            )  # fmt: skip
+                load=1, load_first=int(plane == 0), load_signed=int(width > 0), plane_address=tile * MOST_PLANES + plane
+            )
         begin = len(commands)
-        for number in range(max(vectors, PLANES_PER_PASS)):
+        for number in range(max(vectors, MOST_PLANES)):
             vector = min(number, vectors - 1)
             products[len(commands)] = vector, tile
             commands.append({**IDLE, "swap": int(number == 0), "x_address": vector})
@@ -71,16 +76,17 @@ async def multiply(dut, sizes: Arch, vectors: int, idle: streams.Pattern) -> Non
     """Multiply blocks by eight tiles, commands pausing as ``idle`` says, and check all sums."""
     tiles = 8
     rng = np.random.default_rng(random.randrange(1 << 32))
-    is_signed = [random.random() < 0.5 for _ in range(tiles)]
-    codes = [rng.integers(-8 if signed else 0, 8 if signed else 16, (ROWS, sizes.columns)) for signed in is_signed]
-    codes[0][:] = -8 if is_signed[0] else 15
+    widths = [random.choice([2, 3, 4, 5, UNSIGNED, UNSIGNED]) for _ in range(tiles)]
+    ranges = [(0, 16) if width < 0 else (1 - (1 << width - 1), 1 << width - 1) for width in widths]
+    codes = [rng.integers(*limits, (ROWS, sizes.columns)) for limits in ranges]
+    codes[0][:] = ranges[0][1] - 1
     blocks = rng.integers(-128, 128, (vectors, ROWS))
     blocks[0] = -128
     for tile in range(tiles):
-        await write_planes(dut, tile * PLANES_PER_PASS, plane_beats(codes[tile]))
+        await write_planes(dut, tile * MOST_PLANES, plane_beats(codes[tile], abs(widths[tile])))
     await write_blocks(dut, blocks)
 
-    commands, products = schedule(vectors, is_signed)
+    commands, products = schedule(vectors, widths)
     active = idle()
     issued: list[dict[str, int]] = []
     expected = {}

@@ -23,18 +23,18 @@ RING = 4
 MEMORY_BYTES = 1 << 13
 
 LAYER_WORDS = {
-    "magic": LAYER_MAGIC, "hidden_blocks": 3, "inter_blocks": 2, "shared_blocks": 1, "experts": 8, "top_k": 2,
-    "normalise": 1, "shared_gate": 1, "passes": 1, "shared_passes": 2, "router_passes": 4, "expert_stride": 77,
-    "router_exponent": -30, "router_shift": -3, "combine_exponent": 5,
+    "magic": LAYER_MAGIC, "hidden_blocks": 3, "input_blocks": 3, "gated": 1, "inter_blocks": 2, "shared_blocks": 1,
+    "experts": 8, "top_k": 2, "normalise": 1, "shared_gate": 1, "bits": 4, "shared_bits": 8, "router_bits": 16,
+    "expert_stride": 77, "router_exponent": -30, "router_shift": -3, "combine_exponent": 5,
 }  # fmt: skip
 BEFORE = [
     (Status.BAD_LAYER, {"magic": LAYER_MAGIC + 1}, {}),
     *((Status.BAD_TOKENS, {}, {"tokens": tokens}) for tokens in (0, 5, 1 << 15)),
-    *((Status.BAD_SHAPE, {name: 0}, {}) for name in ("hidden_blocks", "inter_blocks", "passes", "router_passes",
-                                                     "experts", "shared_passes", "shared_blocks")),
+    *((Status.BAD_SHAPE, {name: 0}, {}) for name in ("hidden_blocks", "input_blocks", "inter_blocks", "bits",
+                                                     "router_bits", "experts", "shared_bits", "shared_blocks")),
     (Status.TOO_MANY_EXPERTS, {"experts": 17}, {}),
     *((Status.BAD_TOP_K, layer, {}) for layer in ({"top_k": 5}, {"top_k": 0}, {"experts": 1})),
-    *((Status.VECTOR_BUFFER_FULL, {name: size}, {}) for name, size in (("hidden_blocks", 33), ("inter_blocks", 65),
+    *((Status.VECTOR_BUFFER_FULL, {name: size}, {}) for name, size in (("input_blocks", 33), ("inter_blocks", 65),
                                                                       ("shared_blocks", 65))),
     (Status.COMBINE_BUFFER_FULL, {"hidden_blocks": 9}, {"chunk_blocks": 9}),
     (Status.LOGIT_BUFFER_FULL, {"experts": 16}, {"slots": 3}),
@@ -42,13 +42,14 @@ BEFORE = [
 ]  # fmt: skip
 """Changes of the layer and of the command that are refused."""
 LARGEST = [
-    ({"experts": 15}, {"slots": 1}), ({"experts": 16}, {}), ({"top_k": 4}, {}), ({"hidden_blocks": 32}, {}),
+    ({"experts": 15}, {"slots": 1}), ({"experts": 16}, {}), ({"top_k": 4}, {}), ({"input_blocks": 32}, {}),
     ({"inter_blocks": 64}, {}), ({"shared_blocks": 64}, {}), ({"hidden_blocks": 8}, {"chunk_blocks": 8}),
     ({}, {"chunk_blocks": 3}),
 ]  # fmt: skip
 """Changes that are not."""
 AFTER = {
     "vector_error": Status.VECTOR_READ_ERROR,
+    "routes_error": Status.ROUTES_READ_ERROR,
     "weight_error": Status.WEIGHT_READ_ERROR,
     "write_error": Status.WRITE_ERROR,
     "overflow": Status.OVERFLOW,

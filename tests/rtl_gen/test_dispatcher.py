@@ -35,7 +35,7 @@ def bench_arch() -> Arch:
 
 
 def random_batch() -> dict[str, int]:
-    return random_layer(bench_arch(), hidden_blocks=random.choice([1, 2, 3, 1023]))
+    return random_layer(bench_arch(), hidden_blocks=random.choice([1, 2, 3, 1023]), given_routes=random.randrange(2))
 
 
 class Batch(Neighbours):
@@ -68,7 +68,7 @@ class Batch(Neighbours):
                 self.dut.entry.value = pack(entry_layout(bench_arch()), {
                     name: self.routes[place][name] for name in ("expert", "token", "weight")
                 })  # fmt: skip
-                self.dut.next.value = following[place]
+                self.dut.next.value = following.get(place, 0)
 
     async def run(self) -> None:
         self.start()

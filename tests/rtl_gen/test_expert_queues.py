@@ -27,12 +27,13 @@ def test_expert_queues(arch: str) -> None:
 
 
 def random_routes(arch: Arch, experts: int) -> list[dict[str, Any]]:
-    """Each token chooses an expert at most once; the shared one is number ``experts``."""
+    """Each token chooses an expert at most once, or none; the shared one is number ``experts``."""
     routes = []
     for token in range(random.randint(1, arch.max_tokens)):
         for expert in random.sample(range(experts + 1), random.randint(1, min(arch.max_top_k, experts) + 1)):
-            weight = {"mantissa": random.getrandbits(16), "exponent": random.randint(-2048, 2047)}
-            routes.append({"token": token, "expert": expert, "weight": weight, "last": 0})
+            weight = {"mantissa": random.getrandbits(16), "exponent": random.randint(-2048, 2047), "negative": 1}
+            none = int(random.random() < 0.2)
+            routes.append({"token": token, "expert": expert, "none": none, "weight": weight, "last": 0})
     routes[-1]["last"] = 1
     return routes
 
@@ -63,7 +64,7 @@ async def check(dut: Any, pattern: str = "always") -> None:
     assert int(dut.arrived.value) == len(routes)
     await RisingEdge(dut.clk)
     for expert in random.sample(range(experts + 1), min(experts + 1, 40)):
-        want = [route for route in routes if route["expert"] == expert]
+        want = [route for route in routes if route["expert"] == expert and not route["none"]]
         dut.expert.value = expert
         await port(dut)
         assert int(dut.count.value) == len(want)

@@ -69,7 +69,7 @@ class ExpertQueuesSpecification(wiring.Component):
         total = Signal(range(ARCH.queue_entries + 1))
         watched = Signal(entry_layout(ARCH))  # the route
         taken = queues.routes.valid & queues.routes.ready
-        mine = self.route.expert == self.watched
+        mine = (self.route.expert == self.watched) & ~self.route.none
         with m.If(taken):
             m.d.comb += Assume((total != ARCH.queue_entries) & ~(mine & (count == ARCH.max_tokens)))
             m.d.sync += total.eq(total + 1)

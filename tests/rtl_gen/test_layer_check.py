@@ -15,6 +15,7 @@ from rtl_gen.layer_check import LayerCheck
 from rtl_gen.types import layer_layout
 from sim.bench.runner import parameter, run_bench
 from sim.bench.streams import pack, start
+from tests.moe_hw.rules import refusal
 
 ARCHES = {
     "small": Arch(columns=4, vector_blocks=64, max_tokens=1, slots=1, max_experts=8, max_top_k=1, logit_words=2,
@@ -48,42 +49,23 @@ def random_case(arch: Arch) -> tuple[int, dict[str, int], dict[str, int]]:
         "slots": slots,
         "chunk_blocks": min(1023, near(hidden, 1, arch.combine_elements // ROWS // max(tokens, 1))),
         "hidden_blocks": hidden,
+        "input_blocks": min(1023, random.choice([hidden, hidden + 1] * 9 + [0])),
         "inter_blocks": min(1023, near(1, longest)),
         "shared_blocks": random.choice([0, min(1023, near(longest))]),
         "experts": min(1023, near(arch.max_experts, arch.columns * (arch.logit_words // max(slots, 1)))),
         "top_k": min(31, near(arch.max_top_k, 1)),
         "shared_gate": random.choice([0, 0, 1]),
-        "passes": random.choice([0] + [1, 2] * 10),
-        "shared_passes": random.choice([0] + [1, 2] * 10),
-        "router_passes": random.choice([0] + [4] * 20),
+        "bits": random.choice([0, 1] + [2, 5, 8] * 10),
+        "shared_bits": random.choice([0, 1] + [2, 5, 8] * 10),
+        "router_bits": random.choice([0, 1] + [16] * 20),
+        "given_routes": random.choice([0, 0, 1]),
+        "activation": random.choice([*range(5)] * 4 + [5, 6, 7]),
+        "gated": random.randrange(2),
+        "square": random.choice([0, 0, 0, 1]),
     }
     # All 32 bits of these words count.
     cut = {name: layer[name] + (random.randrange(40) == 0) * (1 << 16) for name in ("tokens", "slots", "chunk_blocks")}
     return random.choice([LAYER_MAGIC] * 9 + [0]), cut, layer
-
-
-def rules(arch: Arch, magic: int, cut: dict[str, int], layer: dict[str, int]) -> Status:
-    tokens = cut["tokens"]
-    shared, hidden, slots, chunk = (layer[name] for name in ("shared_blocks", "hidden_blocks", "slots", "chunk_blocks"))
-    shape = ("hidden_blocks", "inter_blocks", "experts", "passes", "router_passes")
-    shape_ok = all(layer[name] for name in shape) and (layer["shared_passes"] if shared else not layer["shared_gate"])
-    router_groups = -(-(layer["experts"] + layer["shared_gate"]) // arch.columns)
-    sums = tokens * -(-chunk * ROWS // arch.columns) * arch.columns
-    for status, ok in (
-        (Status.BAD_LAYER, magic == LAYER_MAGIC),
-        (Status.BAD_TOKENS, 1 <= tokens <= arch.max_tokens),
-        (Status.BAD_SHAPE, shape_ok),
-        (Status.TOO_MANY_EXPERTS, layer["experts"] <= arch.max_experts),
-        (Status.BAD_TOP_K, 1 <= layer["top_k"] <= min(arch.max_top_k, layer["experts"])),
-        (Status.VECTOR_BUFFER_FULL, 2 * slots * max(2 * hidden, layer["inter_blocks"], shared) <= arch.vector_blocks),
-        (Status.COMBINE_BUFFER_FULL, sums <= arch.combine_elements),
-        (Status.LOGIT_BUFFER_FULL, slots * router_groups <= arch.logit_words),
-        (Status.BAD_CUT, 1 <= cut["slots"] <= arch.slots and 1 <= cut["chunk_blocks"] <= hidden),
-        (Status.BAD_CUT, chunk == hidden or chunk % arch.chunk_granule == 0),
-    ):
-        if not ok:
-            return status
-    return Status.OK
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -99,7 +81,7 @@ async def random_descriptors(dut: Any) -> None:
         await RisingEdge(dut.clk)
         await ReadOnly()
         status = Status(int(dut.status.value))
-        assert status == rules(arch, magic, cut, layer), f"{cut}, {layer}"
+        assert status == refusal(arch, {**layer, "magic": magic}, cut), f"{cut}, {layer}"
         seen.add(status)
         await RisingEdge(dut.clk)
     missing = {status for status in Status if status < Status.COMMAND_READ_ERROR} - {Status.BAD_COMMAND} - seen

@@ -9,7 +9,7 @@ from cocotb.utils import get_sim_time
 
 from moe_hw.arch import ROWS, SEGMENT_ALIGN, Arch
 from rtl_gen.loader import FETCHES, Loader, line_layout
-from rtl_gen.types import fetch_layout
+from rtl_gen.types import fetch_layout, layer_layout
 from sim.bench import streams
 from sim.bench.memory import serve_reads
 from sim.bench.runner import parameter, run_bench
@@ -19,7 +19,7 @@ UNITS = 256
 
 
 def sizes(data_bits: int) -> Arch:
-    """A column group makes half a block of hidden activations, or two of them."""
+    """A column group makes half a block of hidden activations, or two; of a two-layer expert, twice that."""
     columns = {32: 32, 512: 128}[data_bits]
     return Arch(columns=columns, data_bits=data_bits, burst_bytes=256, max_tokens=8, slots=4)
 
@@ -41,7 +41,7 @@ def random_job(arch: Arch, slots: int, blocks: int, router: int) -> list[dict]:
     return [
         {
             "address": random.randint(0, UNITS - blocks * (1 + router)), "lines": blocks * (1 + router),
-            "blocks": blocks, "router": router, "hidden": 0, "half": half, "slot": slot,
+            "blocks": blocks, "hidden": 0, "half": half, "slot": slot,
             "token": random.randrange(arch.max_tokens), "last": int(slot == slots - 1),
         }
         for slot in range(slots)
@@ -51,16 +51,16 @@ def random_job(arch: Arch, slots: int, blocks: int, router: int) -> list[dict]:
 def hidden_job(arch: Arch, slots: int, blocks: int) -> list[dict]:
     """Hidden activations of ``slots`` vectors of ``blocks`` blocks."""
     return [{
-        "address": random.randint(0, UNITS - slots * blocks), "lines": slots * blocks, "blocks": blocks, "router": 0,
+        "address": random.randint(0, UNITS - slots * blocks), "lines": slots * blocks, "blocks": blocks,
         "hidden": 1, "half": random.randrange(2), "slot": slots - 1, "token": 0, "last": 1,
     }]  # fmt: skip
 
 
-def order_of(arch: Arch, fetch: dict) -> list[tuple[int, int]]:
+def order_of(arch: Arch, gated: int, fetch: dict) -> list[tuple[int, int]]:
     """(slot, block) of the lines of a fetch."""
     if not fetch["hidden"]:
         return [(fetch["slot"], block) for block in range(fetch["lines"])]
-    span = max(1, arch.columns // 64)
+    span = max(1, arch.columns // (64 if gated else 32))
     return [
         (slot, block)
         for first in range(0, fetch["blocks"], span)
@@ -69,10 +69,10 @@ def order_of(arch: Arch, fetch: dict) -> list[tuple[int, int]]:
     ]
 
 
-def lines_of(arch: Arch, memory: bytes, fetches: list[dict]) -> list[dict]:
+def lines_of(arch: Arch, gated: int, memory: bytes, fetches: list[dict]) -> list[dict]:
     lines = []
     for fetch in fetches:
-        order = order_of(arch, fetch)
+        order = order_of(arch, gated, fetch)
         blocks = fetch["blocks"] if fetch["hidden"] else fetch["lines"]
         for number, (slot, block) in enumerate(order):
             at = (fetch["address"] + number) * SEGMENT_ALIGN
@@ -80,7 +80,8 @@ def lines_of(arch: Arch, memory: bytes, fetches: list[dict]) -> list[dict]:
                 {
                     "mantissas": list(memory[at : at + ROWS]),
                     "exponent": int.from_bytes(memory[at + ROWS : at + ROWS + 2], "little", signed=True),
-                    **{name: fetch[name] for name in ("half", "token", "router")},
+                    **{name: fetch[name] for name in ("half", "token")},
+                    "input": 1 - fetch["hidden"],
                     "slot": slot,
                     "place": slot * blocks + block,
                     "start": int(block == 0),
@@ -104,7 +105,8 @@ async def watch(dut, arch: Arch, lines: list[dict], times: list[int]) -> None:
 async def load(dut, arch: Arch, fetches: list[dict], idle=streams.always, stall=streams.always,
                fault: bool = False) -> list[int]:
     """Fetch vectors from a memory; with a ``fault`` the first line answers errors. Returns when the lines came."""
-    memory = random_memory()
+    memory, gated = random_memory(), random.randrange(2)
+    dut.layer.value = streams.pack(layer_layout(), {"gated": gated})
     errors = {fetches[0]["address"] * SEGMENT_ALIGN} if fault else set()
     dut.clear.value = 1
     await RisingEdge(dut.clk)
@@ -116,7 +118,7 @@ async def load(dut, arch: Arch, fetches: list[dict], idle=streams.always, stall=
         cocotb.start_soon(watch(dut, arch, got, times)),
     ]
     try:
-        expected = lines_of(arch, memory, fetches)
+        expected = lines_of(arch, gated, memory, fetches)
         await streams.send(dut, "fetches", fetch_layout(arch), fetches, idle)
         while len(got) < len(expected):
             await RisingEdge(dut.clk)

@@ -74,7 +74,7 @@ class Bench:
 
     async def restart(self, tokens: int, hidden_blocks: int, chunk_blocks: int, combine_exponent: int = 0) -> None:
         self.layer = {"tokens": tokens, "hidden_blocks": hidden_blocks, "chunk_blocks": chunk_blocks,
-                      "combine_exponent": combine_exponent}  # fmt: skip
+                      "combine_exponent": combine_exponent, "gated": random.randrange(2)}  # fmt: skip
         self.address = random.randrange(1 << 12)
         self.dut.layer.value, self.dut.address.value = pack(layer_layout(), self.layer), self.address
         self.base = self.cleared = 0
@@ -93,7 +93,7 @@ class Bench:
         blocks = min(layer["chunk_blocks"], layer["hidden_blocks"] - self.base)
         rows = self.sums[: tokens * row].reshape(tokens, row)
         rows[:, : blocks * ROWS] = [[draw() for _ in range(blocks * ROWS)] for _ in range(tokens)]
-        exponents = 2 * np.array(self.exponents[:tokens])[:, None] + layer["combine_exponent"]
+        exponents = (1 + layer["gated"]) * np.array(self.exponents[:tokens])[:, None] + layer["combine_exponent"]
         floats = to_float32(rows[:, : blocks * ROWS].copy(), exponents).view(np.uint32).reshape(-1).tolist()
         expected = [
             sum(bits << 32 * lane for lane, bits in enumerate(floats[at : at + arch.lanes]))

@@ -1,7 +1,8 @@
-"""SwiGLU of the array's gate and up accumulators, against the integer twin."""
+"""Activation functions of the array's accumulators, against the integer twin."""
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -11,7 +12,7 @@ from cocotb.triggers import ClockCycles, RisingEdge
 from cocotb.utils import get_sim_time
 
 from moe_hw.arch import Arch
-from moe_hw.twins.post import swiglu
+from moe_hw.twins.post import NO_LIMIT, Form, activate
 from rtl_gen.post import LATENCY, Post
 from rtl_gen.types import Kind, hidden_values_layout, layer_layout, result_layout
 from sim.bench.runner import parameter, run_bench
@@ -33,10 +34,35 @@ def bench_arch() -> Arch:
     return sizes(int(parameter("columns")), int(parameter("lanes")))
 
 
-def random_layer() -> dict[str, int]:
-    # Accumulators have up to 47 bits: exponents around -40 put the gates around the sigmoid's range.
-    names = ("gate_exponent", "up_exponent", "shared_gate_exponent", "shared_up_exponent")
-    return {name: random.randint(-60, -20) for name in names}
+PREFIXES = ("", "shared_")
+FORMS = [(1, 0), (0, 0), (0, 1)]
+"""Gated and square."""
+
+
+def random_limit() -> int:
+    """None, or one in the range of the accumulators."""
+    exponent = random.randint(-40, 10) & 0xFFF
+    return random.choice([NO_LIMIT, exponent << 16 | random.choice([1 << 15, 0xFFFF, random.randint(1 << 15, 0xFFFF)])])
+
+
+def random_layer(**given: int) -> dict[str, int]:
+    # Accumulators have up to 47 bits: exponents around -40 put the gates around the tables' range.
+    exponents = ("gate_exponent", "up_exponent")
+    limits = ("gate_limit", "up_limit", "up_lower_limit")
+    gated, square = random.choice(FORMS)
+    return {
+        **{prefix + name: random.randint(-60, -20) for prefix in PREFIXES for name in exponents},
+        **{prefix + name: random_limit() for prefix in PREFIXES for name in limits},
+        "activation": random.randrange(5),
+        "gated": gated,
+        "square": square,
+        **given,
+    }
+
+
+def unlimited(**given: int) -> dict[str, int]:
+    limits = {prefix + name: NO_LIMIT for prefix in PREFIXES for name in ("gate_limit", "up_limit", "up_lower_limit")}
+    return {"gated": 1, **limits, **given}
 
 
 def random_acc() -> int:
@@ -71,25 +97,31 @@ def expected(arch: Arch, layer: dict[str, int], results: list[dict[str, Any]]) -
     values = []
     for word in results:
         prefix = "shared_" if word["shared"] else ""
-        pairs = arch.columns // 2
-        for first in range(0, pairs, arch.lanes):
+        form = Form(
+            *(layer.get(name, 0) for name in ("activation", "gated", "square")),
+            *(layer[f"{prefix}{name}"] for name in ("gate_limit", "up_limit", "up_lower_limit")),
+        )
+        columns = 1 + form.gated  # of a neuron
+        neurons = arch.columns // columns
+        for first in range(0, neurons, arch.lanes):
             lanes = [
-                swiglu(
-                    word["acc"][2 * pair],
-                    word["acc"][2 * pair + 1],
+                activate(
+                    word["acc"][columns * neuron],
+                    word["acc"][columns * neuron + form.gated],
                     word["base_exponent"] + layer[f"{prefix}gate_exponent"],
                     word["base_exponent"] + layer[f"{prefix}up_exponent"],
+                    form,
                 )
-                for pair in range(first, first + arch.lanes)
+                for neuron in range(first, first + arch.lanes)
             ]
             values.append(
                 {
                     "slot": word["slot"],
                     "unused": word["of"]["unused"],
                     "shared": word["shared"],
-                    "neuron": (word["group"] * pairs + first) & 0xFFFF,
+                    "neuron": (word["group"] * neurons + first) & 0xFFFF,
                     "values": [{"sign": int(s), "mantissa": int(m), "exponent": int(e)} for s, m, e in lanes],
-                    "last": int(word["last"] and first + arch.lanes == pairs),
+                    "last": int(word["last"] and first + arch.lanes == neurons),
                 }
             )
     return values
@@ -114,11 +146,12 @@ async def random_results(dut: Any, idle: str, pressure: str) -> None:
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
-async def sigmoid_everywhere(dut: Any) -> None:
-    """Gates of both signs in all pieces of the table and beyond its end; ups of one."""
+@cocotb.parametrize(activation=list(range(5)))
+async def activations_everywhere(dut: Any, activation: int) -> None:
+    """Gates of both signs in all pieces of the tables and beyond their ends; ups of one."""
     await start(dut)
     arch = bench_arch()
-    layer = {"gate_exponent": -14, "up_exponent": -14}
+    layer = unlimited(gate_exponent=-14, up_exponent=-14, activation=activation)
     gates = [sign * (piece << 9 | random.randrange(512)) for piece in range(520) for sign in (-1, 1)]
     gates += [0] * (-len(gates) % (arch.columns // 2))
     results = []
@@ -133,18 +166,39 @@ async def far_exponents(dut: Any) -> None:
     """Gates far above and far below the table's range."""
     await start(dut)
     for exponent in (-400, -120, -61, 0, 100, 300):
-        layer = {"gate_exponent": exponent, "up_exponent": -exponent}
+        layer = unlimited(gate_exponent=exponent, up_exponent=-exponent)
         await check(dut, layer, [random_result(bench_arch(), shared=0) for _ in range(5)], "always", "always")
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def as_many_values_a_cycle_as_lanes(dut: Any) -> None:
     await start(dut)
-    results = [random_result(bench_arch()) for _ in range(20)]
-    await RisingEdge(dut.clk)
-    begin = get_sim_time("ns")
-    await check(dut, random_layer(), results, "always", "always")
-    assert (get_sim_time("ns") - begin) / 10 == LATENCY + 20 * bench_arch().columns // 2 // bench_arch().lanes
+    for gated in (0, 1):
+        results = [random_result(bench_arch()) for _ in range(20)]
+        await RisingEdge(dut.clk)
+        begin = get_sim_time("ns")
+        await check(dut, random_layer(gated=gated, square=0), results, "always", "always")
+        values = 20 * bench_arch().columns // (1 + gated)
+        assert (get_sim_time("ns") - begin) / 10 == LATENCY + values // bench_arch().lanes
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def at_the_limits(dut: Any) -> None:
+    """Gates and ups one below, at and one above their limits, of both signs."""
+    await start(dut)
+    arch = bench_arch()
+    limits = [random.randint(1 << 15, 0xFFFE) for _ in range(3)]
+    names = ("gate_limit", "up_limit", "up_lower_limit")
+    words = {name: (-14 & 0xFFF) << 16 | limit for name, limit in zip(names, limits, strict=True)}
+    for activation, (gated, square) in itertools.product((0, 4), FORMS):
+        layer = unlimited(gate_exponent=-14, up_exponent=-14, activation=activation) | words
+        layer |= {"gated": gated, "square": square}
+        values = [sign * (limit + step) for limit in limits for step in (-1, 0, 1) for sign in (-1, 1)]
+        results = [
+            random_result(arch, shared=0, base_exponent=0, acc=random.choices(values, k=arch.columns))
+            for _ in range(40)
+        ]
+        await check(dut, layer, results, "always", "always")
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")

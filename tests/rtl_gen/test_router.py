@@ -105,8 +105,8 @@ def expected(layer: dict[str, int], logits: np.ndarray, bases: list[int]) -> lis
         if routes.shared is not None:
             entries.append((layer["experts"], *(int(column[token]) for column in routes.shared)))
         for expert, mantissa, exponent in entries:
-            weight = {"mantissa": mantissa, "exponent": exponent}
-            out.append({"token": token, "expert": expert, "weight": weight, "last": 0})
+            weight = {"mantissa": mantissa, "exponent": exponent, "negative": 0}
+            out.append({"token": token, "expert": expert, "none": 0, "weight": weight, "last": 0})
     out[-1]["last"] = 1
     return out
 

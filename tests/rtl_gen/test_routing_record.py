@@ -25,13 +25,14 @@ def test_routing_record() -> None:
 def random_entry() -> dict[str, Any]:
     """Exponents around the smallest normal number, and those that softmax gives."""
     exponent = random.choice([-15, -2048, *range(-145, -138), random.randint(-200, -15)])
-    weight = {"mantissa": random.choice([1 << 15, 0xFFFF, random.randint(1 << 15, 0xFFFF)]), "exponent": exponent}
+    mantissa = random.choice([1 << 15, 0xFFFF, random.randint(1 << 15, 0xFFFF)])
+    weight = {"mantissa": mantissa, "exponent": exponent, "negative": random.randrange(2)}
     return {"expert": random.randrange(17), "token": random.randrange(8), "weight": weight}
 
 
 def float_word(weight: dict[str, int]) -> int:
-    value = np.float32(np.ldexp(float(weight["mantissa"]), weight["exponent"]))
-    return int(value.view(np.uint32)) if value >= np.finfo(np.float32).tiny else 0
+    value = np.float32(np.ldexp(float(weight["mantissa"]), weight["exponent"]) * (-1) ** weight["negative"])
+    return int(value.view(np.uint32)) if abs(value) >= np.finfo(np.float32).tiny else 0
 
 
 async def serve(dut: Any, entries: list[dict[str, Any]]) -> None:

@@ -47,8 +47,8 @@ def random_batch(**given: int) -> dict[str, int]:
 
 
 def float_word(weight: dict[str, int]) -> int:
-    value = weight["mantissa"] * 2.0 ** weight["exponent"]
-    return struct.unpack("<I", struct.pack("<f", value))[0] if value >= 2.0**-126 else 0
+    value = weight["mantissa"] * 2.0 ** weight["exponent"] * (-1) ** weight["negative"]
+    return struct.unpack("<I", struct.pack("<f", value))[0] if abs(value) >= 2.0**-126 else 0
 
 
 class Batch(Neighbours):
@@ -68,6 +68,8 @@ class Batch(Neighbours):
     async def run(self) -> None:
         self.start()
         await pulse(self.dut, "start")
+        if self.layer["given_routes"]:
+            self.tasks.append(cocotb.start_soon(self.send_routes(self.routes)))
         self.tasks.append(cocotb.start_soon(self.take_segments()))
         await self.end()
         assert int(self.dut.experts_used.value) == len(self.queues.keys() - {ROUTER})
@@ -83,6 +85,9 @@ class Batch(Neighbours):
     async def route(self, job: dict[str, Any]) -> None:
         tokens = [of["token"] for of in job["of"]]
         routes = [route for route in self.routes if route["token"] in tokens]
+        await self.send_routes(routes)
+
+    async def send_routes(self, routes: list[dict[str, Any]]) -> None:
         await send(self.dut, "routes", route_layout(self.arch), routes, self.route_pattern)
 
     async def read_record(self) -> None:
@@ -106,10 +111,10 @@ async def begin(dut: Any) -> None:
 @cocotb.test(timeout_time=3, timeout_unit="ms")
 @cocotb.parametrize(idle=list(PATTERNS), pressure=list(PATTERNS))
 async def random_batches(dut: Any, idle: str, pressure: str) -> None:
-    """Batches of different shapes follow each other without a reset."""
+    """Batches of different shapes follow each other without a reset, with and without a router."""
     await begin(dut)
-    for _ in range(2):
-        await Batch(dut, random_batch(), idle, pressure).run()
+    for given in (0, 1):
+        await Batch(dut, random_batch(given_routes=given), idle, pressure).run()
 
 
 @cocotb.test(timeout_time=3, timeout_unit="ms")

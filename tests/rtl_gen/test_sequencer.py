@@ -6,7 +6,7 @@ import cocotb
 import pytest
 from cocotb.triggers import ClockCycles, ReadOnly, ReadWrite, RisingEdge
 
-from moe_hw.arch import PLANES_PER_PASS, TILES_PER_SCALE_BEAT, Arch
+from moe_hw.arch import PLANES_PER_PASS, TILES_PER_SCALE_BEAT, Arch, passes_of
 from rtl_gen.accumulate import FRACTION, tag_layout
 from rtl_gen.array import LATENCY
 from rtl_gen.row import command_layout
@@ -21,10 +21,10 @@ ARCHES = {
     "small": Arch(columns=8, max_tokens=16, slots=4, expert_beats=64, vector_blocks=256),
 }
 LAYER = {
-    "hidden_blocks": 2, "inter_blocks": 1, "shared_blocks": 3, "passes": 1, "shared_passes": 2, "router_passes": 4,
+    "input_blocks": 2, "inter_blocks": 1, "shared_blocks": 3, "bits": 5, "shared_bits": 6, "router_bits": 16,
     "router_shift": -2, "up_shift": 3, "down_shift": 20, "shared_up_shift": 5, "shared_down_shift": 7,
 }  # fmt: skip
-LONG_LAYER = {**LAYER, "hidden_blocks": 16, "inter_blocks": 15, "shared_blocks": 13}
+LONG_LAYER = {**LAYER, "bits": 4, "shared_bits": 8, "input_blocks": 16, "inter_blocks": 15, "shared_blocks": 13}
 """A group takes longer than its results take to arrive."""
 
 
@@ -51,21 +51,30 @@ class Job:
             {
                 "token": random.randrange(arch.max_tokens),
                 "unused": random.randrange(2),
-                "weight": {"mantissa": random.getrandbits(16), "exponent": random.randint(-2048, 2047)},
+                "weight": {"mantissa": random.getrandbits(16), "exponent": random.randint(-2048, 2047),
+                           "negative": random.randrange(2)},
             }
             for _ in range(arch.slots)
         ]
         self.vector_exponent = [random.randint(100, 2000) for _ in range(arch.slots)]
         self.block_exponent = [random.randint(-100, 100) for _ in range(arch.vector_blocks // 2)]
 
+    def bits(self, layer: dict) -> int:
+        """Of its matrix."""
+        if self.payload["kind"] == Kind.ROUTER.value:
+            return layer["router_bits"]
+        return layer["shared_bits" if self.payload["shared"] else "bits"]
+
     def vectors(self, layer: dict, token_exponent: list[int]) -> list[dict]:
         """What the array should multiply, in order."""
         job, arch = self.payload, bench_arch()
         kind, slots = Kind(job["kind"]), job["slots"]
         prefix = "shared_" if job["shared"] else ""
-        blocks, passes, halves = layer["hidden_blocks"], layer[prefix + "passes"], 1
+        blocks, halves = layer["input_blocks"], 1
+        planes = passes_of(self.bits(layer))
+        passes = len(planes)
         if kind == Kind.ROUTER:
-            passes, shift, halves = layer["router_passes"], layer["router_shift"], 2
+            shift, halves = layer["router_shift"], 2
         elif kind == Kind.UP:
             shift = layer[prefix + "up_shift"]
         else:
@@ -92,7 +101,7 @@ class Job:
                             "shift": FRACTION - left + min(63, base - self.block_exponent[place]),
                             "scale_index": tile % TILES_PER_SCALE_BEAT,
                             "scale_pop": int(end and (last_tile or tile % TILES_PER_SCALE_BEAT == 3)),
-                            "number": number,
+                            "number": number, "planes": planes[number],
                         })  # fmt: skip
         return out
 
@@ -110,6 +119,9 @@ class Surroundings:
         self.accepted: list[int] = []  # cycles in which a job was taken
         self.released: list[int] = []  # cycles
         self.pops = 0
+        # The matrix behind the last job's has been asked for, too.
+        self.bits = [job.bits(layer) for job in jobs] + [random.choice([2, 3, 4, 5, 6, 8])]
+        self.bits_ahead = list(self.bits)
         self.serving = cocotb.start_soon(self.serve())
 
     def of_half(self, half: int) -> Job:
@@ -124,7 +136,11 @@ class Surroundings:
             await ReadWrite()
             dut.beat_ready.value = int(next(self.weights))
             dut.result_taken.value = int(results > 0 and next(self.drain))
+            dut.bits__valid.value = int(bool(self.bits_ahead) and random.random() < 0.5)
+            dut.bits__payload.value = self.bits_ahead[0] if self.bits_ahead else 0
             await ReadOnly()
+            if int(dut.bits__valid.value) and int(dut.bits__ready.value):
+                self.bits_ahead.pop(0)
             cycle = len(self.history)
             results -= int(dut.result_taken.value)
             self.pops += int(dut.beat_pop.value)
@@ -176,17 +192,17 @@ class Surroundings:
     def check_planes(self, tiles: list[dict]) -> None:
         """Each swap follows exactly its own pass's planes, in order, the first of the first pass signed."""
         loads: list[dict] = []
-        swaps = 0
+        swaps = first = 0
         for command in self.history:
             if command["swap"]:
                 want = tiles[swaps]
-                planes = loads[PLANES_PER_PASS * swaps : PLANES_PER_PASS * (swaps + 1)]
-                assert len(loads) == PLANES_PER_PASS * (swaps + 1), "not all planes are loaded, or the next's are"
-                for index, plane in enumerate(planes):
-                    assert plane["plane_address"] == (PLANES_PER_PASS * swaps + index) % bench_arch().expert_beats
+                assert len(loads) == first + want["planes"], "not all planes are loaded, or the next's are"
+                for index, plane in enumerate(loads[first:]):
+                    assert plane["plane_address"] == (first + index) % bench_arch().expert_beats
                     assert plane["load_first"] == (index == 0)
                     assert plane["load_signed"] == (want["number"] == 0)
                 swaps += 1
+                first = len(loads)
             if command["load"]:
                 loads.append(command)
         assert swaps == len(tiles)
@@ -215,7 +231,7 @@ def random_jobs(count: int, **given: int) -> list[Job]:
 
 
 async def begin(dut) -> None:
-    for name in ("jobs__valid", "beat_ready", "result_taken"):
+    for name in ("jobs__valid", "bits__valid", "beat_ready", "result_taken"):
         getattr(dut, name).value = 0
     await streams.start(dut)
 
@@ -249,10 +265,12 @@ async def no_bubble(dut):
 async def the_next_planes_are_loaded(dut):
     """Before there is a job, and after one: the first vector of a job follows its arrival by a cycle."""
     await begin(dut)
-    longest = 8 * LAYER["hidden_blocks"] * bench_arch().slots  # a job for the router: four passes of two halves
-    around = await run_jobs(dut, random_jobs(3, groups=1), pauses=(longest + LATENCY + 16,))
-    swaps = sum(command["swap"] for command in around.history)
-    assert around.pops == PLANES_PER_PASS * (swaps + 1)
+    longest = 8 * LAYER["input_blocks"] * bench_arch().slots  # a job for the router: four passes of two halves
+    jobs = random_jobs(3, groups=1)
+    around = await run_jobs(dut, jobs, pauses=(longest + LATENCY + 32,))
+    vectors = [vector for job in jobs for vector in job.vectors(LAYER, around.token_exponent)]
+    planes = sum(vector["planes"] for vector in vectors if vector["swap"])
+    assert around.pops == planes + passes_of(around.bits[-1])[0]
     for cycle in around.accepted:
         assert around.activity[cycle] == Activity.NO_JOB and around.activity[cycle + 1] == Activity.BUSY
 
@@ -290,6 +308,6 @@ async def reset_in_flight(dut):
     for _ in range(6):
         working = cocotb.start_soon(run_jobs(dut, random_jobs(3), "always", "sometimes"))
         await ClockCycles(dut.clk, random.randint(1, 350))
-        await streams.interrupt(dut, working, "jobs__valid", "beat_ready", "result_taken")
+        await streams.interrupt(dut, working, "jobs__valid", "bits__valid", "beat_ready", "result_taken")
         await run_jobs(dut, random_jobs(2))
         await streams.reset(dut)  # the planes of what is interrupted start at address 0 again

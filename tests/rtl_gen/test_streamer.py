@@ -6,7 +6,7 @@ import cocotb
 import pytest
 from cocotb.triggers import ClockCycles, ReadOnly, ReadWrite, RisingEdge
 
-from moe_hw.arch import PLANES_PER_PASS, SEGMENT_ALIGN, TILES_PER_SCALE_BEAT, Arch
+from moe_hw.arch import SEGMENT_ALIGN, TILES_PER_SCALE_BEAT, Arch
 from rtl_gen.streamer import RELEASE_DELAY, Streamer
 from rtl_gen.types import segment_layout
 from sim.bench import streams
@@ -21,16 +21,16 @@ def sizes(columns: int, data_bits: int) -> Arch:
 
 
 def lay_out(arch: Arch, shapes: list[tuple[int, int, int]]) -> tuple[bytes, list[dict], list[int], list[int]]:
-    """Memory with random segments of (groups, blocks, passes); the segments, plane beats and scale beats."""
+    """Memory with random segments of (groups, blocks, bits); the segments, plane beats and scale beats."""
     memory = bytearray(random.randbytes(BASE * SEGMENT_ALIGN))
     segments, planes, scales = [], [], []
-    for groups, blocks, passes in shapes:
+    for groups, blocks, bits in shapes:
         memory += random.randbytes(-len(memory) % SEGMENT_ALIGN + random.randrange(4) * SEGMENT_ALIGN)
         address = len(memory) // SEGMENT_ALIGN - BASE
-        segments.append({"address": address, "groups": groups, "blocks": blocks, "passes": passes})
+        segments.append({"address": address, "groups": groups, "blocks": blocks, "bits": bits})
         tiles = groups * blocks
         for first in range(0, tiles, TILES_PER_SCALE_BEAT):
-            count = min(TILES_PER_SCALE_BEAT, tiles - first) * passes * PLANES_PER_PASS
+            count = min(TILES_PER_SCALE_BEAT, tiles - first) * bits
             beats = [random.getrandbits(arch.beat_bits) for _ in range(count + 1)]
             scales.append(beats[0])
             planes.extend(beats[1:])
@@ -66,7 +66,7 @@ async def begin(dut) -> Arch:
 async def segments_arrive(dut, idle, stall):
     """Segments of all shapes, memory and array pausing at random."""
     arch = await begin(dut)
-    shapes = [(1, 1, 1), (1, 1, 4), (3, 1, 1), (2, 3, 2), (5, 7, 1), (1, 4, 1), (2, 2, 4)]
+    shapes = [(1, 1, 2), (1, 1, 16), (3, 1, 4), (2, 3, 8), (5, 7, 3), (1, 4, 5), (2, 2, 6)]
     random.shuffle(shapes)
     await stream(dut, arch, shapes, streams.PATTERNS[idle], streams.PATTERNS[stall])
 
@@ -103,7 +103,7 @@ async def take_planes(dut, arch: Arch, expected: list[int], pattern: streams.Pat
 async def the_bus_is_free_while_the_array_waits(dut):
     """With no beat popped and no scales taken, words of all that was asked for are taken."""
     arch = await begin(dut)
-    memory, segments, _, _ = lay_out(arch, [(1, 1, 1)] * 3 + [(1, arch.expert_beats, 1)] * 3)
+    memory, segments, _, _ = lay_out(arch, [(1, 1, 2)] * 3 + [(1, arch.expert_beats, 2)] * 3)
     memory_task = cocotb.start_soon(serve_reads(dut, arch, memory))
     dut.scales__ready.value = 0
     sending = cocotb.start_soon(streams.send(dut, "segments", segment_layout(arch), segments))
@@ -118,7 +118,7 @@ async def the_bus_is_free_while_the_array_waits(dut):
 @cocotb.test(timeout_time=2, timeout_unit="ms")
 async def a_memory_error_is_reported_and_does_not_stop_the_stream(dut):
     arch = await begin(dut)
-    await stream(dut, arch, [(2, 2, 1)], streams.always, streams.always, fault=True)
+    await stream(dut, arch, [(2, 2, 4)], streams.always, streams.always, fault=True)
     dut.clear.value = 1
     await RisingEdge(dut.clk)
     dut.clear.value = 0
@@ -132,7 +132,7 @@ async def reset_in_flight(dut):
     """With words outstanding, beats and scales waiting, and an error; the memory is reset, too."""
     arch = await begin(dut)
     for number in range(8):
-        shapes = [(1, 1, 4), (5, 7, 1), (2, 3, 2)]
+        shapes = [(1, 1, 16), (5, 7, 4), (2, 3, 5)]
         working = cocotb.start_soon(
             stream(dut, arch, shapes, streams.always, streams.PATTERNS["sometimes"], fault=number % 2 == 1)
         )
@@ -141,7 +141,7 @@ async def reset_in_flight(dut):
             dut, working, "segments__valid", "words__valid", "bursts__ready", "scales__ready", "beat_pop"
         )
         assert int(dut.waiting.value) == int(dut.error.value) == 0
-        await stream(dut, arch, [(3, 1, 1), (2, 2, 2)], streams.always, streams.always)
+        await stream(dut, arch, [(3, 1, 2), (2, 2, 8)], streams.always, streams.always)
         await streams.reset(dut)  # the beats of what is interrupted start at address 0 again
 
 

@@ -57,7 +57,7 @@ class Bench:
             lines = [
                 {
                     "mantissas": [random.randrange(256) for _ in range(ROWS)], "exponent": exponents[number],
-                    "half": half, "slot": slot, "place": slot * count + number, "token": token, "router": int(router),
+                    "half": half, "slot": slot, "place": slot * count + number, "token": token, "input": int(router),
                     "start": int(number == 0), "counts": int(number < blocks), "last": 0,
                 }
                 for number in range(count)

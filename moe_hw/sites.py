@@ -1,0 +1,158 @@
+"""The MoE layers of a transformers model: whole blocks where the accelerator can run them, else their experts.
+
+A configuration is read by building its model without weights, so nothing is known of a family's configuration here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from moe_hw.errors import ModelError, UnsupportedLayer
+from moe_hw.experts import Experts, read_experts
+from moe_hw.families import BY_BLOCK, Family, check_loaded, read_block, read_spec
+from moe_hw.layer import MoELayer
+from moe_hw.spec import LayerSpec, RouterSpec
+
+REFUSED = {
+    "DogeCDMoE": "router.keys: expected a row of weights for each expert, got product keys",
+    "VitPoseBackboneMoeMLP": "router: expected one that sees the token, got the number of the dataset",
+    "NllbMoeSparseMLP": "router.choice: transformers 5.23 runs experts 0 and 1 alone, whatever the router chooses",
+}
+"""Blocks whose experts do not run on the accelerator either, and why."""
+
+
+OF_ATTENTION = ("JetMoeMoA",)
+"""Modules called experts that are part of an attention: they stay on the host."""
+
+
+def expert_layer(experts: Experts, top_k: int) -> MoELayer:
+    """A layer of the routed experts alone, whose routes come with each call.
+
+    Raises:
+        ModelError: weights that are not loaded.
+    """
+    check_loaded(experts.module)
+    router = RouterSpec(experts.count, top_k, score="given")
+    return MoELayer(LayerSpec(experts.hidden, router, experts.spec), expert=experts.read)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A MoE layer in a model.
+
+    Attributes:
+        name: qualified name of ``module``.
+        parent, attribute: where it is.
+        module: the whole block, or the module of its experts alone.
+        family: of a whole block.
+        experts: of the experts alone, and ``top_k`` the most that a token chooses.
+        stays: what of the block the host goes on to do, and why; empty for a whole block.
+    """
+
+    name: str
+    parent: torch.nn.Module
+    attribute: str
+    module: torch.nn.Module
+    family: Family | None = None
+    experts: Experts | None = None
+    top_k: int = 0
+    stays: str = ""
+
+    def spec(self) -> LayerSpec:
+        """The layer's spec."""
+        if self.experts is None:
+            return read_spec(self.module)
+        return LayerSpec(self.experts.hidden, RouterSpec(self.experts.count, self.top_k, "given"), self.experts.spec)
+
+    def layer(self) -> MoELayer:
+        """The layer.
+
+        Raises:
+            ModelError: weights that are not loaded.
+        """
+        return read_block(self.module) if self.experts is None else expert_layer(self.experts, self.top_k)
+
+
+def moe_sites(model: torch.nn.Module) -> list[Site]:
+    """The MoE layers of a model in its order: whole blocks where the accelerator can run them, else their experts.
+
+    Raises:
+        UnsupportedLayer: the experts of a layer cannot be run either; the message names the feature.
+        ModelError: the model has no experts.
+    """
+    modules = dict(model.named_modules())
+    sites: list[Site] = []
+    whole: list[str] = []
+
+    def add(name: str, module: torch.nn.Module, **what: Any) -> None:
+        parent, _, attribute = name.rpartition(".")
+        sites.append(Site(name, modules[parent], attribute, module, **what))
+
+    reasons: dict[str, str] = {}
+    for name, module in modules.items():
+        if not name or any(name.startswith(f"{block}.") for block in whole):
+            continue
+        kind = type(module).__name__
+        if kind in REFUSED:
+            raise UnsupportedLayer(f"{REFUSED[kind]} ({kind}); this version cannot run the layer")
+        if kind in BY_BLOCK:
+            try:
+                read_spec(module)
+            except UnsupportedLayer as error:
+                reasons[name] = str(error)
+            else:
+                whole.append(name)
+                add(name, module, family=BY_BLOCK[kind])
+        elif name.rpartition(".")[2] == "experts" and kind not in OF_ATTENTION:
+            parent = name.rpartition(".")[0]
+            why = reasons.get(parent) or f"{type(modules[parent]).__name__} is run by transformers"
+            experts = read_experts(module)
+            top_k = _top_k(modules[parent], experts.count)
+            add(name, module, experts=experts, top_k=top_k, stays=f"all but the routed experts: {why}")
+    if not sites:
+        if reasons:
+            raise UnsupportedLayer(next(iter(reasons.values())))
+        raise ModelError(f"{type(model).__name__} is not a MoE model: none of its modules has experts")
+    return sites
+
+
+def _top_k(block: torch.nn.Module, experts: int) -> int:
+    """The most experts that a token may choose, by what the block, its modules or their configuration call it."""
+    modules = [*block.modules()]
+    configs = [module.config for module in modules if hasattr(module, "config")]
+    for source in (*modules, *configs):
+        for name in ("top_k", "num_experts_per_tok", "moe_topk", "top_k_experts", "moe_top_k"):
+            value = getattr(source, name, None)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return min(value, experts)
+    return 1 if type(block).__name__.startswith("Switch") else experts
+
+
+def layer_specs(config: Any) -> list[LayerSpec]:
+    """The specs of the MoE layers that a transformers configuration describes, in model order.
+
+    Raises:
+        UnsupportedLayer: a MoE model of a family, or with a feature, that is not supported.
+        ModelError: the configuration has no MoE layer, or transformers can build no model from it.
+    """
+    return [site.spec() for site in moe_sites(_empty_model(config))]
+
+
+def _empty_model(config: Any) -> torch.nn.Module:
+    """The configuration's model with weights that have shapes but no values."""
+    import transformers
+
+    problem: Exception | None = None
+    for auto in (transformers.AutoModelForCausalLM, transformers.AutoModel):
+        try:
+            with torch.device("meta"):
+                return auto.from_config(config)
+        except Exception as error:  # whatever a model's constructor makes of a configuration's values
+            problem = problem or error
+    reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+    raise ModelError(
+        f"{config.model_type}: expected a configuration that transformers can build, got: {reason}; mend config.json"
+    )

@@ -1,0 +1,140 @@
+"""The MoE layers of real transformers blocks, of all families, against the blocks themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from host.integrate import swap_of
+from host.modules import LayerTotals
+from moe_hw.errors import ModelError, UnsupportedLayer
+from moe_hw.layer import MoELayer
+from moe_hw.reference import reference
+from moe_hw.result import Result
+from moe_hw.routes import GivenRoutes
+from moe_hw.sites import REFUSED, Site, moe_sites
+from tests.moe_hw.blocks import ENTRIES, HIDDEN, REFUSED_ENTRIES, RUN, Model, output
+
+
+class FloatHandle:
+    """A layer that is computed in floating point, with the interface of one on a device."""
+
+    def __init__(self, layer: MoELayer):
+        self.layer = layer
+        self.spec = layer.spec
+
+    def __call__(self, x: torch.Tensor, routes: GivenRoutes | None = None) -> Result:
+        result = reference(self.layer, x.reshape(-1, x.shape[-1]), routes)
+        return dataclasses.replace(result, output=result.output.reshape(x.shape))
+
+
+def swapped(model: Model) -> list[Any]:
+    """The model's layers replaced by their float references."""
+    swaps = [swap_of(site, FloatHandle(site.layer()), LayerTotals(site.name), None) for site in moe_sites(model)]
+    for swap in swaps:
+        swap.do()
+    return swaps
+
+
+def test_the_entries_are_all_of_the_families() -> None:
+    assert len({entry.block for entry in ENTRIES.values()}) == 75
+    assert len(RUN) - len({"deepseek_v4 by token"}) >= 70
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_the_float_reference_equals_the_block(name: str) -> None:
+    """1e-5 of outputs of order one: float32 sums of some 50 products, against float64."""
+    model = Model(ENTRIES[name].build())
+    expected = output(model, name)
+    assert expected.abs().max() > 0.1
+    swaps = swapped(model)
+    torch.testing.assert_close(output(model, name), expected, rtol=1e-5, atol=1e-5)
+    for swap in swaps:
+        swap.undo()
+    assert torch.equal(output(model, name), expected)
+
+
+@pytest.mark.parametrize("name", REFUSED_ENTRIES)
+def test_a_family_that_does_not_run_names_the_axis(name: str) -> None:
+    with pytest.raises(UnsupportedLayer, match=REFUSED_ENTRIES[name]):
+        moe_sites(Model(ENTRIES[name].build()))
+
+
+def site_of(name: str, **changes: Any) -> Site:
+    (site,) = moe_sites(Model(ENTRIES[name].build(**changes)))
+    return site
+
+
+def test_what_stays_on_the_host_is_said() -> None:
+    assert site_of("mixtral").stays == ""
+    assert site_of("phimoe").stays == "all but the routed experts: PhimoeSparseMoeBlock is run by transformers"
+    grouped = site_of("deepseek_v2", topk_method="group_limited_greedy")
+    assert grouped.stays.startswith("all but the routed experts: router.groups: expected greedy, got group_limited")
+
+
+@pytest.mark.parametrize(
+    ("name", "top_k"), [("phimoe", 2), ("zaya", 1), ("longcat_flash", 2), ("switch_transformers", 1), ("gemma4", 2)]
+)
+def test_the_most_choices_of_a_token(name: str, top_k: int) -> None:
+    assert site_of(name).spec().router.top_k == top_k
+
+
+def test_forms() -> None:
+    forms = {name: site_of(name).spec().expert for name in ("hy_v4", "minimax_m3_vl", "nemotron_h", "gpt_oss")}
+    assert (forms["hy_v4"].limit, forms["hy_v4"].clamp) == (10.0, "before")
+    gpt_oss = ("quick_gelu", 7.0, "before", 1.0)
+    for name in ("minimax_m3_vl", "gpt_oss"):
+        form = forms[name]
+        assert (form.activation, form.limit, form.clamp, form.up_offset) == gpt_oss
+    assert (forms["nemotron_h"].activation, forms["nemotron_h"].gated) == ("relu2", False)
+    after = site_of("step3p7", swiglu_limits=[7.0, 7.0]).spec().expert
+    assert (after.limit, after.clamp) == (7.0, "after")
+
+
+@pytest.mark.parametrize("limit", [0.5, 1.5])
+def test_a_limit_is_what_the_block_has(limit: float) -> None:
+    """Limits that many activations reach, before and after the activation."""
+    for name, changes in (("hy_v4", {"swiglu_limit": limit}), ("step3p7", {"swiglu_limits": [limit, limit]})):
+        model = Model(ENTRIES[name].build(**changes))
+        expected = output(model, name)
+        swapped(model)
+        torch.testing.assert_close(output(model, name), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_form_is_what_the_module_computes_and_not_what_it_says() -> None:
+    block = ENTRIES["hy_v4"].build()
+    block.experts._apply_gate = lambda both: both.chunk(2, -1)[0].tanh() * both.chunk(2, -1)[1]
+    with pytest.raises(UnsupportedLayer, match=r"expert\.glu: expected .*, got HYV4Experts\._apply_gate"):
+        moe_sites(Model(block))
+    block = ENTRIES["nemotron_h"].build()
+    block.experts.act_fn = torch.nn.Tanh()
+    with pytest.raises(UnsupportedLayer, match=r"expert\.activation: expected silu or .*, got Tanh"):
+        moe_sites(Model(block))
+
+
+def test_experts_with_more_parameters_are_refused() -> None:
+    block = ENTRIES["deepseek_v3"].build()
+    block.experts.scale = torch.nn.Parameter(torch.ones(6))
+    with pytest.raises(UnsupportedLayer, match="expected the parameters gate_up_proj, down_proj; scale is a feature"):
+        moe_sites(Model(block))
+
+
+def test_shapes_that_contradict_each_other() -> None:
+    block = ENTRIES["deepseek_v3"].build()
+    block.experts.down_proj = torch.nn.Parameter(torch.zeros(6, HIDDEN, 23))
+    with pytest.raises(ModelError, match=r"gate_up_proj: expected shape \[6, 46, 40\], got \[6, 48, 40\] with"):
+        moe_sites(Model(block))
+
+
+def test_weights_that_are_not_loaded() -> None:
+    block = ENTRIES["deepseek_v3"].build().to("meta")
+    (site,) = moe_sites(Model(block))
+    with pytest.raises(ModelError, match="expected a loaded weight, got one on the meta device"):
+        site.layer()
+
+
+def test_refused_blocks_exist() -> None:
+    assert set(REFUSED) <= {entry.block for entry in ENTRIES.values()}
