@@ -25,6 +25,9 @@ INTERLEAVE = 256
 ROUTER_SLOTS = 32
 """Vectors of one of the router's jobs: so few that most tokens of a batch are routed while others are multiplied."""
 
+LONGEST_RUN = 16
+"""Lines of hidden activations that are written as one burst at most: 1024 bytes."""
+
 ACC_BITS = 48
 """Bits of a scale-accumulator and of a combine word."""
 
@@ -162,6 +165,11 @@ class Arch:
         Twice ``lanes``, as a column group of down has twice the elements of one of gate_up.
         """
         return min(2 * self.lanes, most_lanes(self.columns))
+
+    @property
+    def run_lines(self) -> int:
+        """Lines of hidden activations that are written as one burst."""
+        return min(LONGEST_RUN, self.burst_bytes // SEGMENT_ALIGN)
 
     @property
     def beat_bits(self) -> int:

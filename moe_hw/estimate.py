@@ -129,6 +129,8 @@ class _Command:
         pins = board.memory.bytes_per_second / (board.clock_mhz * 1e6)
         self.rate = min(pins * (1 - refresh), arch.channels * arch.data_bits // 8)
         self.bus = min(self.rate, arch.data_bits // 8)
+        # A run of hidden activations is written between reads of weights: the pins turn around and back.
+        self.turnaround = (timing.tWTR_L + timing.CL + timing.tRTW) * board.clock_mhz / 1e3
         self.latency = (board.memory.controller_ns + timing.tRCD + timing.CL) * board.clock_mhz / 1e3 + START_CYCLES
         self.array = self.before = self.memory = self.dispatched = 0.0
         self.memory_bound = self.array_bound = 0.0
@@ -193,7 +195,8 @@ class _Command:
         groups = -(-rows // columns)
         size = matrix_bytes(rows, input_blocks, self.form.bits, columns)
         for count in self._parts(tokens):
-            written = count * inter_blocks * SEGMENT_ALIGN
+            lines = count * inter_blocks
+            written = lines * SEGMENT_ALIGN + lines / self.arch.run_lines * self.turnaround * self.rate
             drain = count * self._activations // self.arch.lanes
             cycles = groups * max(input_blocks * self._tile(count), drain)
             self._job(count, input_blocks, size + written, cycles, known)

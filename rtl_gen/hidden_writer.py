@@ -15,21 +15,13 @@ from rtl_gen.types import address_bits, hidden_block_layout, layer_layout
 VALUE_BITS = 16
 """Bits of an exponent in memory."""
 
-LONGEST_RUN = 16
-"""Lines of the longest run: 1024 bytes."""
-
 RUNS = 4
 """Runs that can wait for the writer."""
 
 
-def lines_of_run(arch: Arch) -> int:
-    """Lines of a full run: one burst of the writer."""
-    return min(LONGEST_RUN, arch.burst_bytes // SEGMENT_ALIGN)
-
-
 def run_layout(arch: Arch) -> data.StructLayout:
     """A run of ``lines`` lines from ``address``; ``last`` marks a job's last one, which may have no lines."""
-    return data.StructLayout({"address": address_bits(arch), "lines": range(lines_of_run(arch) + 1), "last": 1})
+    return data.StructLayout({"address": address_bits(arch), "lines": range(arch.run_lines + 1), "last": 1})
 
 
 class HiddenWriter(wiring.Component):
@@ -77,7 +69,7 @@ class HiddenWriter(wiring.Component):
         m = Module()
         arch = self.arch
         layer = self.layer
-        longest = lines_of_run(arch)
+        longest = arch.run_lines
         block = Signal(hidden_block_layout(arch))
         exponent = Cat(block.exponent, block.exponent[-1].replicate(VALUE_BITS - len(block.exponent)))
         text = Cat(block.mantissas.as_value(), exponent)

@@ -12,7 +12,7 @@ from cocotb.utils import get_sim_time
 
 from moe_hw.arch import ROWS, SEGMENT_ALIGN, Arch
 from rtl_gen.bus import range_layout
-from rtl_gen.hidden_writer import HiddenWriter, lines_of_run
+from rtl_gen.hidden_writer import HiddenWriter
 from rtl_gen.types import hidden_block_layout, layer_layout
 from sim.bench.runner import parameter, run_bench
 from sim.bench.streams import PATTERNS, always, interrupt, pack, receive, send, start
@@ -69,7 +69,7 @@ class Bench:
 
     def runs_of(self, jobs: list[list[dict[str, Any]]], layer: dict[str, int], address: int) -> list[dict[str, int]]:
         """Ranges of a sequence of jobs: cut where a burst would be, and at the end of each job."""
-        run = lines_of_run(self.arch)
+        run = self.arch.run_lines
         ranges = []
         for job in jobs:
             first = address
