@@ -10,7 +10,7 @@ import torch
 
 from host.driver import Device
 from host.handle import Handle
-from host.modules import ADAPTERS, AcceleratedBlock, AcceleratedExperts, AcceleratedLayer, LayerTotals
+from host.modules import ADAPTERS, AcceleratedBlock, AcceleratedExperts, AcceleratedLayer, LayerTotals, Nothing
 from moe_hw.errors import UsageError
 from moe_hw.quantised import QuantisedLayer
 from moe_hw.report import Report
@@ -55,15 +55,20 @@ def _enter_interface(site: Site, replacement: AcceleratedExperts, handle: Handle
 
     config: Any = site.module.config
     before = config._experts_implementation_internal
+    shared = getattr(site.parent, site.shared) if site.shared else None
 
     def do() -> None:
         ALL_EXPERTS_FUNCTIONS.register(INTERFACE, _through_interface)
         object.__setattr__(site.module, "_moe_hw", replacement)
         config._experts_implementation_internal = INTERFACE
+        if site.shared:
+            setattr(site.parent, site.shared, Nothing())
 
     def undo() -> None:
         object.__delattr__(site.module, "_moe_hw")
         config._experts_implementation_internal = before
+        if site.shared:
+            setattr(site.parent, site.shared, shared)
 
     return _Swap(handle, do, undo)
 

@@ -127,6 +127,13 @@ class AcceleratedExperts(AcceleratedLayer):
         return output.to(dtype=hidden_states.dtype, device=hidden_states.device).reshape(hidden_states.shape)
 
 
+class Nothing(torch.nn.Module):
+    """Stands in for a shared expert that runs with the routed ones."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(hidden_states)
+
+
 class _Identities(AcceleratedExperts):
     """Experts from number ``count`` on have no weights and return their input (LongCat)."""
 

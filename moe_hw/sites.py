@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from moe_hw.errors import ModelError, UnsupportedLayer
-from moe_hw.experts import Experts, read_experts
+from moe_hw.experts import Experts, activation_of, read_experts
 from moe_hw.families import BY_BLOCK, Family, check_loaded, read_block, read_spec
-from moe_hw.layer import MoELayer
-from moe_hw.spec import LayerSpec, RouterSpec
+from moe_hw.layer import ExpertWeights, MoELayer
+from moe_hw.spec import LayerSpec, RouterSpec, SharedSpec
 
 REFUSED = {
     "DogeCDMoE": "router.keys: expected a row of weights for each expert, got product keys",
@@ -24,19 +24,26 @@ REFUSED = {
 """Blocks whose experts do not run on the accelerator either, and why."""
 
 
+SHARED_PARAMETERS = {"gate_proj.weight", "up_proj.weight", "down_proj.weight"}
+"""Of a shared expert that runs with the routed ones."""
+
 OF_ATTENTION = ("JetMoeMoA",)
 """Modules called experts that are part of an attention: they stay on the host."""
 
 
-def expert_layer(experts: Experts, top_k: int) -> MoELayer:
-    """A layer of the routed experts alone, whose routes come with each call.
-
-    Raises:
-        ModelError: weights that are not loaded.
-    """
-    check_loaded(experts.module)
-    router = RouterSpec(experts.count, top_k, score="given")
-    return MoELayer(LayerSpec(experts.hidden, router, experts.spec), expert=experts.read)
+SHARED = {
+    **dict.fromkeys(
+        (
+            "DeepseekV3MoE", "DeepseekV32MoE", "Glm4MoeMoE", "Glm4MoeLiteMoE", "Glm4vMoeTextMoE", "GlmMoeDsaMoE",
+            "Dots1MoE", "Dots3NoteTextMoE", "KimiLinearMoE", "BailingHybridMoE", "SolarOpenMoE",
+            "ExaoneMoeSparseMoEBlock", "AXK1MoE", "AXK2MoE", "HYV3MoE", "HYV4MoE", "Mistral4MoE",
+            "MistralLarge4TextMoE", "AfmoeSparseMoeBlock", "Kolibri1SparseMoeBlock", "Ernie4_5_MoeSparseMoeBlock",
+        ),
+        "shared_experts",
+    ),
+    "FlintSparseMoeBlock": "shared_expert",
+}  # fmt: skip
+"""Blocks that add what this module makes of the token to what their experts make of it: it runs with the experts."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Site:
         module: the whole block, or the module of its experts alone.
         family: of a whole block.
         experts: of the experts alone, and ``top_k`` the most that a token chooses.
+        shared: name of the shared expert's module in ``parent``, if it runs with the experts.
         stays: what of the block the host goes on to do, and why; empty for a whole block.
     """
 
@@ -59,13 +67,18 @@ class Site:
     family: Family | None = None
     experts: Experts | None = None
     top_k: int = 0
+    shared: str = ""
     stays: str = ""
 
     def spec(self) -> LayerSpec:
         """The layer's spec."""
         if self.experts is None:
             return read_spec(self.module)
-        return LayerSpec(self.experts.hidden, RouterSpec(self.experts.count, self.top_k, "given"), self.experts.spec)
+        shared = None
+        if self.shared:
+            shared = SharedSpec(len(self._shared_weights().up), gated=False)
+        router = RouterSpec(self.experts.count, self.top_k, score="given")
+        return LayerSpec(self.experts.hidden, router, self.experts.spec, shared)
 
     def layer(self) -> MoELayer:
         """The layer.
@@ -73,7 +86,17 @@ class Site:
         Raises:
             ModelError: weights that are not loaded.
         """
-        return read_block(self.module) if self.experts is None else expert_layer(self.experts, self.top_k)
+        if self.experts is None:
+            return read_block(self.module)
+        check_loaded(self.module)
+        if not self.shared:
+            return MoELayer(self.spec(), expert=self.experts.read)
+        shared = self._shared_weights()  # now: another module may take the shared expert's place
+        return MoELayer(self.spec(), expert=self.experts.read, shared=lambda: shared)
+
+    def _shared_weights(self) -> ExpertWeights:
+        module = self.parent.get_submodule(self.shared)
+        return ExpertWeights(*(module.get_parameter(f"{part}_proj.weight") for part in ("gate", "up", "down")))
 
 
 def moe_sites(model: torch.nn.Module) -> list[Site]:
@@ -111,12 +134,25 @@ def moe_sites(model: torch.nn.Module) -> list[Site]:
             why = reasons.get(parent) or f"{type(modules[parent]).__name__} is run by transformers"
             experts = read_experts(module)
             top_k = _top_k(modules[parent], experts.count)
-            add(name, module, experts=experts, top_k=top_k, stays=f"all but the routed experts: {why}")
+            shared = _shared_with(modules[parent], experts)
+            rest = "all but the routed and shared experts" if shared else "all but the routed experts"
+            add(name, module, experts=experts, top_k=top_k, shared=shared, stays=f"{rest}: {why}")
     if not sites:
         if reasons:
             raise UnsupportedLayer(next(iter(reasons.values())))
         raise ModelError(f"{type(model).__name__} is not a MoE model: none of its modules has experts")
     return sites
+
+
+def _shared_with(block: torch.nn.Module, experts: Experts) -> str:
+    """Name of the shared expert's module, if it is of the routed experts' form and its output is added to theirs."""
+    name = SHARED.get(type(block).__name__, "")
+    module = getattr(block, name, None) if name else None
+    if module is None or {key for key, _ in module.named_parameters()} != SHARED_PARAMETERS:
+        return ""
+    spec = experts.spec
+    alike = spec.gated and spec.up_offset == 0 and activation_of(module.act_fn) == spec.activation
+    return name if alike else ""
 
 
 def _top_k(block: torch.nn.Module, experts: int) -> int:

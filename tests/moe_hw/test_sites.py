@@ -15,7 +15,8 @@ from moe_hw.layer import MoELayer
 from moe_hw.reference import reference
 from moe_hw.result import Result
 from moe_hw.routes import GivenRoutes
-from moe_hw.sites import REFUSED, Site, moe_sites
+from moe_hw.sites import REFUSED, SHARED, Site, moe_sites
+from moe_hw.spec import SharedSpec
 from tests.moe_hw.blocks import ENTRIES, HIDDEN, REFUSED_ENTRIES, RUN, Model, output
 
 
@@ -80,6 +81,17 @@ def test_what_stays_on_the_host_is_said() -> None:
 )
 def test_the_most_choices_of_a_token(name: str, top_k: int) -> None:
     assert site_of(name).spec().router.top_k == top_k
+
+
+def test_the_shared_expert_runs_with_the_routed_ones() -> None:
+    plain = site_of("deepseek_v3")
+    assert plain.spec().shared == SharedSpec(24, gated=False)
+    assert plain.stays == "all but the routed and shared experts: DeepseekV3MoE is run by transformers"
+    for name in ("laguna", "glm5_next", "minimax_m3_vl", "nemotron_h"):  # scaled, limited, with an offset, two-layer
+        assert site_of(name).spec().shared is None
+    assert {entry.block for name, entry in ENTRIES.items() if name in RUN} >= set(SHARED)
+    with_shared = {name for name in RUN if any(site.shared for site in moe_sites(Model(ENTRIES[name].build())))}
+    assert len(with_shared) == len(SHARED)
 
 
 def test_forms() -> None:
