@@ -107,31 +107,27 @@ class Sequencer(wiring.Component):
         job = Signal(job_layout(arch))
         running = Signal()
         blocks = Signal(10)
-        bits = Signal(BITS)
+        passes = Signal(3)
         shift = Signal(signed(6))
+        coming = self.jobs.payload
+        coming_blocks, coming_bits = Signal.like(blocks), Signal(BITS)
+        with m.If(coming.kind == Kind.ROUTER):
+            m.d.comb += coming_bits.eq(layer.router_bits)
+        with m.Else():
+            m.d.comb += coming_bits.eq(Mux(coming.shared, layer.shared_bits, layer.bits))
+        with m.If(coming.kind == Kind.DOWN):
+            m.d.comb += coming_blocks.eq(Mux(coming.shared, layer.shared_blocks, layer.inter_blocks))
+        with m.Else():
+            m.d.comb += coming_blocks.eq(layer.input_blocks)
         with m.Switch(job.kind):
             with m.Case(Kind.ROUTER):
-                m.d.comb += [
-                    blocks.eq(layer.input_blocks),
-                    bits.eq(layer.router_bits),
-                    shift.eq(layer.router_shift),
-                ]
+                m.d.comb += shift.eq(layer.router_shift)
             with m.Case(Kind.UP):
-                m.d.comb += [
-                    blocks.eq(layer.input_blocks),
-                    bits.eq(Mux(job.shared, layer.shared_bits, layer.bits)),
-                    shift.eq(Mux(job.shared, layer.shared_up_shift, layer.up_shift)),
-                ]
+                m.d.comb += shift.eq(Mux(job.shared, layer.shared_up_shift, layer.up_shift))
             with m.Case(Kind.DOWN):
-                m.d.comb += [
-                    blocks.eq(Mux(job.shared, layer.shared_blocks, layer.inter_blocks)),
-                    bits.eq(Mux(job.shared, layer.shared_bits, layer.bits)),
-                    shift.eq(Mux(job.shared, layer.shared_down_shift, layer.down_shift)),
-                ]
+                m.d.comb += shift.eq(Mux(job.shared, layer.shared_down_shift, layer.down_shift))
 
         # ---- the loop nest ----
-        passes = Signal(3)
-        m.d.comb += passes.eq(passes_of(bits))
         group, block, pass_, slot, lower = Signal(16), Signal(10), Signal(3), Signal(slot_bits(arch)), Signal()
         router = job.kind == Kind.ROUTER
         last_group = group == job.groups - 1
@@ -188,7 +184,12 @@ class Sequencer(wiring.Component):
         # ---- jobs ----
         m.d.comb += self.jobs.ready.eq(~running | end_of_job)
         with m.If(self.jobs.ready):
-            m.d.sync += [running.eq(self.jobs.valid), job.eq(self.jobs.payload)]
+            m.d.sync += [
+                running.eq(self.jobs.valid),
+                job.eq(coming),
+                blocks.eq(coming_blocks),
+                passes.eq(passes_of(coming_bits)),
+            ]
         with m.If(issue):
             m.d.comb += self.activity.eq(Activity.BUSY)
         with m.Elif(running & has_tile):
