@@ -70,7 +70,7 @@ FORMATS = {
 }
 """Weight formats of the experts by name."""
 
-SCALES = ("largest", "mse")
+SCALES = ("largest", "mse", "grid")
 """How the scales of weights are chosen; see :func:`quantise`."""
 
 ROUTER = WeightFormat("router", 16, token_bits=16)
@@ -98,6 +98,7 @@ class QuantisedMatrix:
         f: uint8 ``[N, blocks]``, 0 to 31.
         exponents: S of each of the matrices whose rows are interleaved; row ``n`` has that of number ``n % len``.
         format: width of the codes.
+        off_grid: blocks that were to keep the codes of another quantiser, and could not.
     """
 
     codes: np.ndarray
@@ -105,6 +106,7 @@ class QuantisedMatrix:
     f: np.ndarray
     exponents: tuple[int, ...]
     format: WeightFormat
+    off_grid: int = 0
 
     @property
     def rows(self) -> int:
@@ -175,7 +177,10 @@ def quantise(
         exponent: S of the matrix kind, at least the matrix's own largest scale exponent.
         rows: number of rows that the result is padded to with rows of zeros; N if not given.
         scales: ``largest``: a block's largest weight has the largest code; ``mse``: of the scales from there down to
-            about half, the one with the smallest squared error.
+            about half, the one with the smallest squared error; ``grid``: weights that are integers times a step of
+            their block, as in a checkpoint that was quantised before, keep those integers as codes, or twice or more
+            of them, and the step is rounded to the nearest scale; for other blocks as ``mse``. With it, S is one more
+            than the largest scale exponent.
     """
     count, width = matrix.shape
     blocks = -(-width // ROWS)
@@ -184,11 +189,19 @@ def quantise(
     values = values.view(-1, blocks, ROWS)
     amax = torch.maximum(values.amax(2), -values.amin(2)).numpy()
     frac, scale_exponent = _scale_of(amax, form)
-    if scales == "mse":
+    if scales in ("mse", "grid"):
         frac, scale_exponent = _best_scale(values, frac, scale_exponent, form)
+    steps = _steps(values, amax, form) if scales == "grid" else np.zeros(amax.shape)
+    on_grid = steps > 0
+    if on_grid.any():
+        mantissa, steps_exponent = np.frexp(steps)
+        rounded = np.rint(mantissa * 16).astype(np.int64)
+        frac = np.where(on_grid, np.where(rounded == 16, 0, rounded - 8), frac)
+        scale_exponent = np.where(on_grid, steps_exponent - 4 + (rounded == 16), scale_exponent)
     f = np.where(amax == 0, MAX_FRACTION, np.minimum(exponent - scale_exponent, MAX_FRACTION))
     scale = torch.from_numpy(np.ldexp(8.0 + frac, exponent - f))
-    codes = _nearest(values.div_(scale[..., None]), form)
+    divisor = torch.where(torch.from_numpy(on_grid), torch.from_numpy(steps), scale)
+    codes = _nearest(values.div_(divisor[..., None]), form)
     code_type = torch.int8 if form.bits <= 8 else torch.int16
     return QuantisedMatrix(
         codes=codes.to(code_type).view(codes.shape[0], -1).numpy(),
@@ -196,6 +209,7 @@ def quantise(
         f=f.astype(np.uint8),
         exponents=(exponent,),
         format=form,
+        off_grid=int((~on_grid & (amax > 0)).sum()) if scales == "grid" else 0,
     )
 
 
@@ -248,6 +262,7 @@ def interleave(matrices: Iterable[QuantisedMatrix]) -> QuantisedMatrix:
         f=rows_in_turn([part.f for part in parts]),
         exponents=tuple(exponent for part in parts for exponent in part.exponents),
         format=parts[0].format,
+        off_grid=sum(part.off_grid for part in parts),
     )
 
 
@@ -345,6 +360,21 @@ def _best_scale(
         best_error = torch.where(better, error, best_error)
     exponents, fracs = np.divmod(best, 8)
     return fracs, exponents
+
+
+def _steps(values: torch.Tensor, amax: np.ndarray, form: WeightFormat) -> np.ndarray:
+    """The step of which a block's weights are integer multiples, halved as long as they fit a code; 0 if there is none.
+
+    Weights may be rounded to float16: to 11 significant bits.
+    """
+    relative = values / torch.from_numpy(np.where(amax > 0, amax, 1))[..., None]
+    most = torch.zeros(amax.shape, dtype=torch.float64)  # the largest weight's multiple
+    for multiple in range(form.largest, 0, -1):
+        scaled = relative * multiple
+        fits = ((scaled - scaled.round()).abs() <= multiple * 2.0**-10).all(2)
+        most = torch.where(fits, float(multiple), most)
+    doublings = torch.floor(torch.log2(form.largest / most.clamp(min=1)))
+    return np.where((amax > 0) & (most.numpy() > 0), amax / (most * 2**doublings).clamp(min=1).numpy(), 0)
 
 
 def _nearest(values: torch.Tensor, form: WeightFormat) -> torch.Tensor:

@@ -163,6 +163,9 @@ class QuantisedLayer(CodedLayer):
         name: what errors call the layer.
         scales: how those of the experts are chosen, a name of ``moe_hw.formats.SCALES``.
 
+    Attributes:
+        off_grid: with ``grid`` scales, blocks of each routed expert seen so far that could not keep their codes.
+
     Raises:
         UsageError: an unknown weight format or choice of scales.
         ModelError: from any member, if the weights it needs are not finite.
@@ -176,6 +179,7 @@ class QuantisedLayer(CodedLayer):
             raise UsageError(f"scales: expected {' or '.join(SCALES)}, got {scales!r}")
         self.layer = layer
         self.scales = scales
+        self.off_grid: dict[int, int] = {}
         self._kept: OrderedDict[int, QuantisedExpert] = OrderedDict()
 
     @cached_property
@@ -194,6 +198,7 @@ class QuantisedLayer(CodedLayer):
             self._kept.move_to_end(index)
             return self._kept[index]
         expert = self._quantise(self._affine(index), self._routed_exponents)
+        self.off_grid[index] = expert.gate_up.off_grid + expert.down.off_grid
         self._kept[index] = expert
         while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > CACHE_BYTES:
             self._kept.popitem(last=False)
@@ -205,7 +210,7 @@ class QuantisedLayer(CodedLayer):
         if weights is None:
             return None
         matrices = self._matrices(f"{self.name}: shared expert", weights)
-        return self._quantise(matrices, tuple(matrix.scale_exponent(self.format) for matrix in matrices))
+        return self._quantise(matrices, tuple(matrix.scale_exponent(self.format, self.scales) for matrix in matrices))
 
     def routed_gain(self) -> float:
         """Reads every expert once."""
@@ -215,7 +220,7 @@ class QuantisedLayer(CodedLayer):
     def _routed_exponents(self) -> tuple[int, ...]:
         """S of gate, up and down over all routed experts. Reads every expert once."""
         exponents = [
-            [matrix.scale_exponent(self.format) for matrix in self._affine(index)]
+            [matrix.scale_exponent(self.format, self.scales) for matrix in self._affine(index)]
             for index in range(self.spec.router.experts)
         ]
         return tuple(max(kind) for kind in zip(*exponents, strict=True))
@@ -270,13 +275,13 @@ class Affine(NamedTuple):
     bias: torch.Tensor | None
     constant_exponent: int = CONSTANT_EXPONENT
 
-    def scale_exponent(self, form: WeightFormat) -> int:
-        """The largest scale exponent that occurs.
+    def scale_exponent(self, form: WeightFormat, scales: str = SCALES[0]) -> int:
+        """The largest scale exponent that may occur.
 
         Raises:
             ModelError: a weight is NaN or Inf.
         """
-        exponent = largest_scale_exponent(largest_magnitude(self.name, self.weight), form)
+        exponent = largest_scale_exponent(largest_magnitude(self.name, self.weight), form) + (scales == "grid")
         if self.bias is None:
             return exponent
         magnitude = largest_magnitude(f"{self.name} bias", self.bias)

@@ -38,22 +38,31 @@ def load_model(path: Path) -> Any:
     Raises:
         ModelError: weights are missing, truncated, or do not belong to the configuration.
     """
-    read_config(path)
-    _check_weights(path)
+    config = read_config(path)
+    files = _check_weights(path)
     import torch
 
+    from moe_hw.published import is_packed, unpacked
+
+    automatic = _transformers().AutoModelForCausalLM
+    arguments: dict[str, Any] = {
+        "dtype": torch.float32,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+        # The default one multiplies matrices in groups, and refuses rows that are no multiple of 16 bytes.
+        "experts_implementation": "eager",
+    }
+    quantization = getattr(config, "quantization_config", None)
     with _as_model_error(path):
-        model, info = _transformers().AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            # The default one multiplies matrices in groups, and refuses rows that are no multiple of 16 bytes.
-            experts_implementation="eager",
-        )
+        if quantization is not None and is_packed(quantization):
+            del config.quantization_config
+            tensors = unpacked(files, quantization)
+            model_class = automatic._model_mapping[type(config)]
+            model, info = model_class.from_pretrained(None, config=config, state_dict=tensors, **arguments)
+        else:
+            model, info = automatic.from_pretrained(
+                path, local_files_only=True, trust_remote_code=False, use_safetensors=True, **arguments
+            )
     # transformers would go on with random weights in their place.
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"{path}: expected {len(missing)} more weights such as {missing[0]}, got none; copy it again")
@@ -89,8 +98,8 @@ def _transformers() -> Any:
     return transformers
 
 
-def _check_weights(path: Path) -> None:
-    """Every safetensors file is there and whole; transformers itself would stop with a traceback."""
+def _check_weights(path: Path) -> list[Path]:
+    """The safetensors files, each there and whole; transformers itself would stop with a traceback."""
     from safetensors import SafetensorError, safe_open
 
     files = {file.name for file in path.glob("*.safetensors")}
@@ -107,6 +116,7 @@ def _check_weights(path: Path) -> None:
                 weights.keys()
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{path / name}: expected a whole safetensors file, got: {error}; copy it again") from None
+    return [path / name for name in sorted(files)]
 
 
 @contextlib.contextmanager

@@ -30,8 +30,11 @@ def add_format(command: argparse.ArgumentParser) -> None:
 
 def add_scales(command: argparse.ArgumentParser) -> None:
     """The argument that says how scales are chosen."""
-    text = "scales of the weights: largest (of each block) or mse (searched; slower, more exact) (default: %(default)s)"
-    command.add_argument("--scales", default="largest", choices=("largest", "mse"), help=text)
+    text = (
+        "scales of the weights: largest (of each block), mse (searched; slower, more exact), or grid (keep the codes "
+        "of a GPTQ or AWQ checkpoint of 4 bits, with --format int5) (default: %(default)s)"
+    )
+    command.add_argument("--scales", default="largest", choices=("largest", "mse", "grid"), help=text)
 
 
 class Progress:

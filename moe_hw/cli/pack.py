@@ -40,8 +40,10 @@ def execute(args: argparse.Namespace) -> int:
     with Progress() as progress:
         progress(f"loading {args.model}")
         sites = moe_sites(load_model(args.model))
-        layers = ((site.name, QuantisedLayer(site.layer(), args.format, site.name, args.scales)) for site in sites)
-        write_image(args.output, layers, arch, progress)
+        layers = [QuantisedLayer(site.layer(), args.format, site.name, args.scales) for site in sites]
+        write_image(args.output, ((layer.name, layer) for layer in layers), arch, progress)
     size = sum(file.stat().st_size for file in args.output.iterdir())
     print(f"{args.output}: {len(sites)} MoE layers in {args.format}, {size:,} bytes, for {args.board}")
+    if rounded := sum(sum(layer.off_grid.values()) for layer in layers):
+        print(f"{rounded:,} blocks of 32 weights are no integers times a step of theirs, and were rounded anew")
     return 0
