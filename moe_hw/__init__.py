@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from host.driver import open_device
     from host.integrate import accelerate
     from moe_hw.layer import MoELayer
+    from moe_hw.routes import GivenRoutes
     from moe_hw.twins.layer import golden
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DeviceError",
     "DeviceTimeout",
+    "GivenRoutes",
     "ImageError",
     "InputError",
     "MoELayer",
@@ -47,6 +49,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "GivenRoutes": "moe_hw.routes",
     "MoELayer": "moe_hw.layer",
     "accelerate": "host.integrate",
     "golden": "moe_hw.twins.layer",

@@ -43,7 +43,6 @@ PRESETS = {
             ExpertSpec(2880, "quick_gelu", bias=True, limit=7.0, up_offset=1.0),
         ),
         24,
-        "MXFP4",
     ),
     "llama4-scout": Preset(
         LayerSpec(5120, RouterSpec(16, 1, normalise=False), ExpertSpec(8192), SharedSpec(8192, gated=False)),

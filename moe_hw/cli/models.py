@@ -38,7 +38,7 @@ class Model:
     @property
     def title(self) -> str:
         """The name, with a remark if these are not the model's own layers."""
-        return self.name + (f" (softmax and SwiGLU stand in for: {self.stands_in_for})" if self.stands_in_for else "")
+        return self.name + (f" (something else stands in for: {self.stands_in_for})" if self.stands_in_for else "")
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,9 @@ def execute(args: argparse.Namespace) -> int:
         generating = acceleration.report
         print()
         print(_layer_table(acceleration.layers))
+        kept = Counter(layer.stays for layer in acceleration.layers if layer.stays)
+        for stays, count in kept.items():
+            print(f"on the host, of {count} layers: {stays}")
         seconds = generating.cycles / (device.transport.clock_mhz * 1e6)
         new = ids.shape[1] - prompt.shape[1]
         print(

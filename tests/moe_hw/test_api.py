@@ -14,10 +14,11 @@ def test_public_names() -> None:
     from host.driver import open_device
     from host.integrate import accelerate
     from moe_hw.layer import MoELayer
+    from moe_hw.routes import GivenRoutes
     from moe_hw.twins.layer import golden
 
     assert (moe_hw.open_device, moe_hw.accelerate) == (open_device, accelerate)
-    assert (moe_hw.MoELayer, moe_hw.golden) == (MoELayer, golden)
+    assert (moe_hw.MoELayer, moe_hw.GivenRoutes, moe_hw.golden) == (MoELayer, GivenRoutes, golden)
     for name in moe_hw.__all__:
         assert hasattr(moe_hw, name) and name in dir(moe_hw)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):

@@ -242,6 +242,17 @@ def test_run_writes_text_and_a_table(
     assert "5 + 3 tokens: 40,098 cycles in MoE layers, 0.000401 s at 100 MHz" in captured.out
 
 
+def test_run_says_what_stays_on_the_host(
+    tmp_path: Path, fake_device: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save_checkpoint(tmp_path / "model", "deepseek_v3")
+    assert cli.main(run_argv(path, "--max-new-tokens", "2", "--check")) == 0
+    out = capsys.readouterr().out
+    kept = "all but the routed and shared experts: DeepseekV3MoE is run by transformers"
+    assert f"on the host, of 2 layers: {kept}" in out
+    assert "bit-exact: 6 of 6 layer calls" in out
+
+
 def test_run_checks_and_is_reproducible(
     checkpoint: Path, fake_device: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
