@@ -145,6 +145,9 @@ class LayerSpec:
 
     def __post_init__(self) -> None:
         _size("hidden", self.hidden, ROWS * (_largest("hidden_blocks") - 1))
+        offset, limit = self.expert.up_offset, self.shared.limit if self.shared else None
+        if limit is not None and abs(offset) >= limit:
+            raise UnsupportedLayer(f"shared.limit: expected one above up's offset {offset!r}, got {limit!r}; {_CANNOT}")
         if self.shared and self.router.given:
             _choice("shared.gated", self.shared.gated, (False,))
 

@@ -32,6 +32,7 @@ def execute(args: argparse.Namespace) -> int:
             prompt=PROMPT,
             max_new_tokens=args.max_new_tokens,
             format="int4",
+            scales="largest",
             check=True,
             text_file=HELD_OUT,
             seed=None,

@@ -44,6 +44,7 @@ def layer_specs(draw: st.DrawFn, sizes: st.SearchStrategy[int], most_experts: in
     gated = draw(st.booleans())
     limits = st.none() | st.sampled_from([0.3, 1.0, 7.0])
     limit = draw(limits)
+    offset = draw(st.sampled_from([0.0, 1.0])) if gated and (limit is None or limit > 1) else 0.0
     expert = ExpertSpec(
         draw(sizes),
         draw(st.sampled_from(GATED if gated else (*GATED, "relu2"))),
@@ -51,10 +52,11 @@ def layer_specs(draw: st.DrawFn, sizes: st.SearchStrategy[int], most_experts: in
         bias=draw(st.booleans()),
         limit=limit,
         clamp=draw(st.sampled_from(["before", "after"])),
-        up_offset=draw(st.sampled_from([0.0, 1.0])) if gated and (limit is None or limit > 1) else 0.0,
+        up_offset=offset,
     )
     gates = st.just(False) if given else st.booleans()
-    shared = draw(st.none() | st.builds(SharedSpec, sizes, gated=gates, limit=limits))
+    shared_limits = st.none() | st.sampled_from([7.0] if offset else [0.3, 1.0, 7.0])
+    shared = draw(st.none() | st.builds(SharedSpec, sizes, gated=gates, limit=shared_limits))
     return LayerSpec(draw(sizes), router, expert, shared)
 
 

@@ -52,6 +52,10 @@ def test_json_round_trip(name: str) -> None:
         (lambda: ExpertSpec(8, clamp="within"), "expert.clamp: expected before or after, got within"),
         (lambda: ExpertSpec(1.5), "expert.intermediate: expected 1 to 32736, got 1.5"),
         (lambda: SharedSpec(0, True), "shared.intermediate: expected 1 to 32736, got 0"),
+        (
+            lambda: LayerSpec(8, RouterSpec(2, 1), ExpertSpec(8, up_offset=1.0), SharedSpec(8, False, limit=0.5)),
+            "shared.limit: expected one above up's offset 1.0, got 0.5",
+        ),
         (lambda: LayerSpec(32705, RouterSpec(2, 1), ExpertSpec(8)), "hidden: expected 1 to 32704, got 32705"),
     ],
 )
