@@ -22,8 +22,8 @@ def add_parser(commands: Any) -> None:
         "--format",
         action="append",
         metavar="F[:SCALES]",
-        help="weight format, and how its scales are chosen (largest or mse); may be repeated (default: int4, int4:mse "
-        "and int8)",
+        help="weight format, and how its scales are chosen (largest, mse or grid); may be repeated (default: int4, "
+        "int4:mse and int8)",
     )
     command.add_argument("--text-file", type=Path, required=True, metavar="FILE", help="the text")
     command.add_argument("--tokens", type=int, default=512, metavar="N", help="of the text (default: %(default)s)")

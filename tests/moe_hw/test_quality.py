@@ -102,7 +102,7 @@ def test_the_command_on_the_trained_model(capsys: pytest.CaptureFixture[str]) ->
     ("arguments", "message"),
     [
         (["--format", "int7"], "weight format: expected int2 or"),
-        (["--format", "int4:best"], "--format: expected int4:largest or mse, got 'int4:best'"),
+        (["--format", "int4:best"], "--format: expected int4:largest or mse or grid, got 'int4:best'"),
         (["--tokens", "1"], "--tokens: expected 2 or more, got 1"),
     ],
 )
