@@ -19,9 +19,8 @@ from moe_hw.sites import Site, moe_sites
 Progress = Callable[[int, int, str], None]
 """Called with the layers done, the number of layers, and what comes next."""
 
-
 INTERFACE = "moe_hw"
-"""Name in that interface."""
+"""Name in transformers' experts interface."""
 
 
 def _through_interface(
@@ -133,7 +132,7 @@ def accelerate(
         device: has to hold the weights of all MoE layers.
         weight_format: how the experts' weights are quantised.
         check: compare every call with the golden model, bit for bit; see :class:`LayerTotals`.
-        scales: how their scales are chosen, ``largest`` or ``mse``; see ``moe_hw.formats.quantise``.
+        scales: how their scales are chosen, ``largest``, ``mse`` or ``grid``; see ``moe_hw.formats.quantise``.
         progress: told about each layer before it is loaded.
 
     Raises:
@@ -145,7 +144,8 @@ def accelerate(
     if any(isinstance(module, AcceleratedLayer) or hasattr(module, "_moe_hw") for module in model.modules()):
         raise UsageError("the model is accelerated already; restore() it first")
     sites = moe_sites(model)
-    if any(site.family for site in sites):
+    routes_here = any(site.family for site in sites)
+    if routes_here:
         _refuse_router_logits(model, (), {})
     layers: list[LayerTotals] = []
     swaps: list[_Swap] = []
@@ -164,7 +164,7 @@ def accelerate(
     for swap in swaps:
         swap.do()
     hook = None
-    if any(site.family for site in sites):
+    if routes_here:
         hook = model.register_forward_pre_hook(_refuse_router_logits, with_kwargs=True)
     if progress:
         progress(len(sites), len(sites), "all layers are loaded")

@@ -6,6 +6,7 @@ What a module computes is not inferred from names: its activation is evaluated a
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -24,8 +25,6 @@ PROBES = 4096
 
 PROBE_ERROR = 1e-5
 """Largest relative difference of two equal activations, of which one may be evaluated in float32."""
-
-_MISSING = "a feature that this version cannot represent"
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,9 @@ def _stacked(module: Any) -> Experts:
     weights = dict(module.named_parameters(recurse=False))
     if set(weights) != set(names):
         odd = sorted(set(weights) ^ set(names))[0]
-        raise UnsupportedLayer(f"{name}: expected the parameters {', '.join(names)}; {odd} is {_MISSING}")
+        raise UnsupportedLayer(
+            f"{name}: expected the parameters {', '.join(names)}; {odd} is a feature that this version cannot represent"
+        )
     check_floats(name, weights)
     first, down = weights[first_name], weights["down_proj"]
     if first.dim() != 3 or down.dim() != 3:
@@ -112,14 +113,15 @@ def _stacked(module: Any) -> Experts:
 
     apply = getattr(module, "_apply_gate", None)
     if not gated or apply is None:
-        form = Form(activation_of(module.act_fn))
+        spec = ExpertSpec(inter, activation_of(module.act_fn), gated, bias)
     else:
 
         def evaluate(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
             return apply(torch.cat((gate, up), -1) if concatenated else torch.stack((gate, up), -1).flatten(-2))
 
         form = form_of(evaluate, f"{name}._apply_gate", _limits(module))
-    return Experts(module, count, hidden, form.spec(inter, gated, bias), read)
+        spec = dataclasses.replace(form, intermediate=inter, bias=bias)
+    return Experts(module, count, hidden, spec, read)
 
 
 def _flat(module: Any) -> Experts:
@@ -165,19 +167,6 @@ def check_floats(name: str, weights: dict[str, torch.Tensor]) -> None:
             raise UnsupportedLayer(f"{name}.{key}: expected a floating point weight, got {weight.dtype}")
 
 
-@dataclass(frozen=True)
-class Form:
-    """What :class:`ExpertSpec` says of an activation and its limits."""
-
-    activation: str
-    limit: float | None = None
-    clamp: str = "before"
-    up_offset: float = 0.0
-
-    def spec(self, inter: int, gated: bool = True, bias: bool = False) -> ExpertSpec:
-        return ExpertSpec(inter, self.activation, gated, bias, self.limit, self.clamp, self.up_offset)
-
-
 def activation_of(function: Callable[[torch.Tensor], torch.Tensor]) -> str:
     """Name of an activation function of one argument.
 
@@ -198,8 +187,8 @@ def activation_of(function: Callable[[torch.Tensor], torch.Tensor]) -> str:
 
 def form_of(
     evaluate: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], name: str, limits: list[float]
-) -> Form:
-    """The form of a gated activation of gate and up.
+) -> ExpertSpec:
+    """Experts of width 1 without biases that have this gated activation of gate and up.
 
     Parameters:
         evaluate: the activation.
@@ -215,7 +204,7 @@ def form_of(
     with torch.no_grad():
         values = evaluate(gate, up).double()
     for form in _forms(limits):
-        if _equal(values, hidden_activations(form.spec(1), form.limit, gate, up)):
+        if _equal(values, hidden_activations(form, form.limit, gate, up)):
             return form
     raise UnsupportedLayer(
         f"expert.glu: expected activation(gate) * up with a limit before or after the activation or an offset of up, "
@@ -223,11 +212,11 @@ def form_of(
     )
 
 
-def _forms(limits: list[float]) -> Iterator[Form]:
+def _forms(limits: list[float]) -> Iterator[ExpertSpec]:
     bounds: list[tuple[float | None, str]] = [(None, CLAMPS[0]), *itertools.product(limits, CLAMPS)]
     for activation, (limit, clamp), offset in itertools.product(GATED, bounds, (0.0, 1.0)):
         if limit is None or offset < limit:
-            yield Form(activation, limit, clamp, offset)
+            yield ExpertSpec(1, activation, limit=limit, clamp=clamp, up_offset=offset)
 
 
 def _equal(values: torch.Tensor, known: torch.Tensor) -> bool:
@@ -235,6 +224,6 @@ def _equal(values: torch.Tensor, known: torch.Tensor) -> bool:
 
 
 def _limits(module: Any) -> list[float]:
-    """Finite numbers that a module or its configuration calls a limit."""
+    """Finite numbers that a module calls a limit."""
     found = [value for name, value in vars(module).items() if "limit" in name and isinstance(value, (int, float))]
     return sorted({float(value) for value in found if math.isfinite(value) and value > 0})

@@ -141,6 +141,7 @@ FAMILIES = (
 BY_BLOCK = {family.block: family for family in FAMILIES}
 """The families by the names of their blocks."""
 
+
 def read_spec(block: torch.nn.Module) -> LayerSpec:
     """The spec of a transformers MoE block, whose weights need not be loaded.
 
@@ -169,7 +170,7 @@ class _Reader:
     def __init__(self, block: Any):
         self.name = type(block).__name__
         if self.name not in BY_BLOCK:
-            raise _unknown(self.name)
+            raise UnsupportedLayer(f"block class: expected one of those in moe_hw/families.py, got {self.name}")
         self.block = block
         self.family = family = BY_BLOCK[self.name]
         self.weights = dict(block.named_parameters())
@@ -246,10 +247,6 @@ def check_loaded(module: torch.nn.Module) -> None:
         if weight.device.type == "meta":
             name = type(module).__name__
             raise ModelError(f"{name}.{key}: expected a loaded weight, got one on the meta device")
-
-
-def _unknown(block: str) -> UnsupportedLayer:
-    return UnsupportedLayer(f"block class: expected one of those in moe_hw/families.py, got {block}")
 
 
 def _expect(axis: str, value: object, supported: object) -> None:

@@ -18,7 +18,10 @@ MAX_FRACTION = 31
 TOKEN_LIMIT = 2.0**100
 """Magnitudes at or above it are refused; a block of magnitudes below its reciprocal is a block of zeros."""
 
-CONSTANTS = np.array((96,) * 16 + (8,) * 8 + (1,) * 8, np.int8)
+DIGITS = ((96, 16), (8, 8), (1, 8))
+"""The values of the constants in descending order, and how many constants have each."""
+
+CONSTANTS = np.array([unit for unit, count in DIGITS for _ in range(count)], np.int8)
 """C: upper halves of the constants that biases are weights of, in units of ``2**CONSTANT_EXPONENT``."""
 
 CONSTANT_EXPONENT = -6
@@ -219,7 +222,8 @@ def largest_bias_exponent(magnitude: float, form: WeightFormat, constant_exponen
 
 
 def _bias_exponents(magnitude: np.ndarray, form: WeightFormat, constant_exponent: int) -> np.ndarray:
-    return np.frexp(magnitude / (16 * 96 * form.largest))[1] - 3 - constant_exponent
+    unit, count = DIGITS[0]
+    return np.frexp(magnitude / (count * unit * form.largest))[1] - 3 - constant_exponent
 
 
 def with_bias(matrix: QuantisedMatrix, bias: torch.Tensor, constant_exponent: int) -> QuantisedMatrix:
@@ -237,9 +241,9 @@ def with_bias(matrix: QuantisedMatrix, bias: torch.Tensor, constant_exponent: in
     f = np.where(values == 0, MAX_FRACTION, np.minimum(exponent - needed, MAX_FRACTION))
     number = np.rint(np.ldexp(values, f - exponent - 3 - constant_exponent)).astype(np.int64)
     codes = np.empty((matrix.rows, ROWS), np.int64)
-    for unit, first, count in ((96, 0, 16), (8, 16, 8), (1, 24, 8)):
+    for unit, count in DIGITS:
         digit = np.rint(number / unit).astype(np.int64)
-        codes[:, first : first + count] = (digit[:, None] + np.arange(count)) // count
+        codes[:, unit == CONSTANTS] = (digit[:, None] + np.arange(count)) // count
         number = number - unit * digit
     return dataclasses.replace(
         matrix,

@@ -133,7 +133,7 @@ class LayerImage:
     def descriptor(self) -> dict[str, int]:
         """All words of the layer descriptor by name."""
         unit = self.arch.weight_unit
-        words = self.layer.descriptor() | {
+        words = self.layer.descriptor | {
             "magic": LAYER_MAGIC,
             "router_address": self._router // unit,
             "expert_address": self._experts // unit,

@@ -30,7 +30,8 @@ from moe_hw.formats import (
     with_bias,
 )
 from moe_hw.layer import ExpertWeights, MoELayer
-from moe_hw.spec import ACTIVATIONS, ExpertSpec, LayerSpec
+from moe_hw.registers import NO_LIMIT
+from moe_hw.spec import ACTIVATIONS, ExpertSpec, LayerSpec, blocks
 from moe_hw.tables import GATES, RELU
 
 CACHE_BYTES = 64 << 20
@@ -107,6 +108,7 @@ class CodedLayer(ABC):
         mantissa, exponent = np.frexp(bound)
         return int(exponent) - int(mantissa == 0.5) - COMBINE_BITS if bound > 0 else 0
 
+    @cached_property
     def descriptor(self) -> dict[str, int]:
         """The words of the layer's descriptor by name, without the magic word and the addresses."""
         spec, routed, shared = self.spec, self.expert(0), self.shared
@@ -258,12 +260,12 @@ class QuantisedLayer(CodedLayer):
 
     def _quantise(self, matrices: list[Affine], exponents: tuple[int, ...]) -> QuantisedExpert:
         *first, down = matrices
-        rows = aligned_rows(first[0].weight)
+        rows = ROWS * blocks(len(first[0].weight))
         gate_up = interleave(
             matrix.quantise(self.format, exponent, rows, self.scales)
             for matrix, exponent in zip(first, exponents[:-1], strict=True)
         )
-        rows = aligned_rows(down.weight)
+        rows = ROWS * blocks(len(down.weight))
         return QuantisedExpert(gate_up, down.quantise(self.format, exponents[-1], rows, self.scales))
 
 
@@ -291,11 +293,6 @@ class Affine(NamedTuple):
         """Codes and scales, with ``exponent`` as the largest scale exponent of the matrix kind."""
         matrix = quantise(self.weight, form, exponent, rows, scales)
         return matrix if self.bias is None else with_bias(matrix, self.bias, self.constant_exponent)
-
-
-def aligned_rows(weight: torch.Tensor) -> int:
-    """Rows of a matrix, padded to whole blocks."""
-    return -(-len(weight) // ROWS) * ROWS
 
 
 def hidden_constants(expert: ExpertSpec) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -356,7 +353,7 @@ def limit_words(prefix: str, expert: ExpertSpec, limit: float | None) -> dict[st
 def _limit_word(value: float | None) -> int:
     """A mantissa of 16 bits and above it an exponent of 12."""
     if value is None:
-        return 2047 << 16 | 0xFFFF
+        return NO_LIMIT
     fraction, exponent = np.frexp(value)
     mantissa = round(float(fraction) * 2**16)
     if mantissa == 1 << 16:

@@ -19,6 +19,9 @@ DEVICE_MAGIC = 0x4D6F4548  # "HEoM" in memory: MoE hardware
 COMMAND_MAGIC = 0x4D6F4543
 LAYER_MAGIC = 0x4D6F454C
 
+NO_LIMIT = 2047 << 16 | 0xFFFF
+"""Of the descriptor's limits, one that nothing reaches."""
+
 
 @dataclass(frozen=True)
 class Word:

@@ -23,13 +23,11 @@ REFUSED = {
 }
 """Blocks whose experts do not run on the accelerator either, and why."""
 
-
-SHARED_PARAMETERS = {"gate_proj.weight", "up_proj.weight", "down_proj.weight"}
+SHARED_PARAMETERS = ("gate_proj.weight", "up_proj.weight", "down_proj.weight")
 """Of a shared expert that runs with the routed ones."""
 
 OF_ATTENTION = ("JetMoeMoA",)
 """Modules called experts that are part of an attention: they stay on the host."""
-
 
 SHARED = {
     **dict.fromkeys(
@@ -54,8 +52,9 @@ class Site:
         name: qualified name of ``module``.
         parent, attribute: where it is.
         module: the whole block, or the module of its experts alone.
+        spec: the layer's spec.
         family: of a whole block.
-        experts: of the experts alone, and ``top_k`` the most that a token chooses.
+        experts: of the experts alone.
         shared: name of the shared expert's module in ``parent``, if it runs with the experts.
         stays: what of the block the host goes on to do, and why; empty for a whole block.
     """
@@ -64,21 +63,11 @@ class Site:
     parent: torch.nn.Module
     attribute: str
     module: torch.nn.Module
+    spec: LayerSpec
     family: Family | None = None
     experts: Experts | None = None
-    top_k: int = 0
     shared: str = ""
     stays: str = ""
-
-    def spec(self) -> LayerSpec:
-        """The layer's spec."""
-        if self.experts is None:
-            return read_spec(self.module)
-        shared = None
-        if self.shared:
-            shared = SharedSpec(len(self._shared_weights().up), gated=False)
-        router = RouterSpec(self.experts.count, self.top_k, score="given")
-        return LayerSpec(self.experts.hidden, router, self.experts.spec, shared)
 
     def layer(self) -> MoELayer:
         """The layer.
@@ -90,13 +79,9 @@ class Site:
             return read_block(self.module)
         check_loaded(self.module)
         if not self.shared:
-            return MoELayer(self.spec(), expert=self.experts.read)
-        shared = self._shared_weights()  # now: another module may take the shared expert's place
-        return MoELayer(self.spec(), expert=self.experts.read, shared=lambda: shared)
-
-    def _shared_weights(self) -> ExpertWeights:
-        module = self.parent.get_submodule(self.shared)
-        return ExpertWeights(*(module.get_parameter(f"{part}_proj.weight") for part in ("gate", "up", "down")))
+            return MoELayer(self.spec, expert=self.experts.read)
+        shared = _shared_weights(self.parent, self.shared)  # now: another module may take the shared expert's place
+        return MoELayer(self.spec, expert=self.experts.read, shared=lambda: shared)
 
 
 def moe_sites(model: torch.nn.Module) -> list[Site]:
@@ -110,9 +95,9 @@ def moe_sites(model: torch.nn.Module) -> list[Site]:
     sites: list[Site] = []
     whole: list[str] = []
 
-    def add(name: str, module: torch.nn.Module, **what: Any) -> None:
+    def add(name: str, spec: LayerSpec, **what: Any) -> None:
         parent, _, attribute = name.rpartition(".")
-        sites.append(Site(name, modules[parent], attribute, module, **what))
+        sites.append(Site(name, modules[parent], attribute, modules[name], spec, **what))
 
     reasons: dict[str, str] = {}
     for name, module in modules.items():
@@ -123,20 +108,20 @@ def moe_sites(model: torch.nn.Module) -> list[Site]:
             raise UnsupportedLayer(f"{REFUSED[kind]} ({kind}); this version cannot run the layer")
         if kind in BY_BLOCK:
             try:
-                read_spec(module)
+                spec = read_spec(module)
             except UnsupportedLayer as error:
                 reasons[name] = str(error)
             else:
                 whole.append(name)
-                add(name, module, family=BY_BLOCK[kind])
+                add(name, spec, family=BY_BLOCK[kind])
         elif name.rpartition(".")[2] == "experts" and kind not in OF_ATTENTION:
             parent = name.rpartition(".")[0]
             why = reasons.get(parent) or f"{type(modules[parent]).__name__} is run by transformers"
             experts = read_experts(module)
-            top_k = _top_k(modules[parent], experts.count)
             shared = _shared_with(modules[parent], experts)
             rest = "all but the routed and shared experts" if shared else "all but the routed experts"
-            add(name, module, experts=experts, top_k=top_k, shared=shared, stays=f"{rest}: {why}")
+            spec = _spec_of(modules[parent], experts, shared)
+            add(name, spec, experts=experts, shared=shared, stays=f"{rest}: {why}")
     if not sites:
         if reasons:
             raise UnsupportedLayer(next(iter(reasons.values())))
@@ -144,11 +129,23 @@ def moe_sites(model: torch.nn.Module) -> list[Site]:
     return sites
 
 
+def _spec_of(block: torch.nn.Module, experts: Experts, shared: str) -> LayerSpec:
+    """The spec of a block's experts and of its shared expert, if that has a name, with routes from the host."""
+    width = len(_shared_weights(block, shared).up) if shared else 0
+    router = RouterSpec(experts.count, _top_k(block, experts.count), score="given")
+    return LayerSpec(experts.hidden, router, experts.spec, SharedSpec(width, gated=False) if shared else None)
+
+
+def _shared_weights(block: torch.nn.Module, name: str) -> ExpertWeights:
+    module = block.get_submodule(name)
+    return ExpertWeights(*map(module.get_parameter, SHARED_PARAMETERS))
+
+
 def _shared_with(block: torch.nn.Module, experts: Experts) -> str:
     """Name of the shared expert's module, if it is of the routed experts' form and its output is added to theirs."""
     name = SHARED.get(type(block).__name__, "")
     module = getattr(block, name, None) if name else None
-    if module is None or {key for key, _ in module.named_parameters()} != SHARED_PARAMETERS:
+    if module is None or {key for key, _ in module.named_parameters()} != set(SHARED_PARAMETERS):
         return ""
     spec = experts.spec
     alike = spec.gated and spec.up_offset == 0 and activation_of(module.act_fn) == spec.activation
@@ -174,7 +171,7 @@ def layer_specs(config: Any) -> list[LayerSpec]:
         UnsupportedLayer: a MoE model of a family, or with a feature, that is not supported.
         ModelError: the configuration has no MoE layer, or transformers can build no model from it.
     """
-    return [site.spec() for site in moe_sites(_empty_model(config))]
+    return [site.spec for site in moe_sites(_empty_model(config))]
 
 
 def _empty_model(config: Any) -> torch.nn.Module:

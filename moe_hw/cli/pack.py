@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,18 @@ def execute(args: argparse.Namespace) -> int:
     with Progress() as progress:
         progress(f"loading {args.model}")
         sites = moe_sites(load_model(args.model))
-        layers = [QuantisedLayer(site.layer(), args.format, site.name, args.scales) for site in sites]
-        write_image(args.output, ((layer.name, layer) for layer in layers), arch, progress)
+        rounded = 0
+
+        def layers() -> Iterator[tuple[str, QuantisedLayer]]:
+            nonlocal rounded
+            for site in sites:
+                layer = QuantisedLayer(site.layer(), args.format, site.name, args.scales)
+                yield site.name, layer
+                rounded += sum(layer.off_grid.values())
+
+        write_image(args.output, layers(), arch, progress)
     size = sum(file.stat().st_size for file in args.output.iterdir())
     print(f"{args.output}: {len(sites)} MoE layers in {args.format}, {size:,} bytes, for {args.board}")
-    if rounded := sum(sum(layer.off_grid.values()) for layer in layers):
+    if rounded:
         print(f"{rounded:,} blocks of 32 weights are no integers times a step of theirs, and were rounded anew")
     return 0

@@ -88,7 +88,7 @@ def form_of(quantised: CodedLayer, prefix: str = "") -> Form:
     Parameters:
         prefix: empty for the routed experts, ``shared_`` for the shared one.
     """
-    words = quantised.descriptor()
+    words = quantised.descriptor
     own = {name: words.get(f"{prefix}{name}", words[name]) for name in Form._fields}
     return Form(**own)
 

@@ -8,14 +8,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from moe_hw.arch import EXP_BITS, EXP_MIN, EXP_ZERO, ROWS
+from moe_hw.registers import NO_LIMIT
 from moe_hw.tables import GATE_STEPS, GATE_VALUES, RELU
 from moe_hw.twins.arith import MAX_SHIFT, norm16, rshift
 
 Float = tuple[np.ndarray, np.ndarray]
 """Mantissas, 0 or in [2^15, 2^16), and exponents."""
-
-NO_LIMIT = 2047 << 16 | 0xFFFF
-"""The word of a limit that nothing reaches."""
 
 
 class Form(NamedTuple):

@@ -204,13 +204,11 @@ class Unpacked(QuantisedLayer):
             exponent = words["router_exponent"] + words["router_shift"]
             self.router = self._matrix([(words["router_address"], rows)], words["input_blocks"], ROUTER, (exponent,))
             assert self.router.shift == words["router_shift"] and words["router_bits"] == ROUTER.bits
+        self.descriptor = words
         self.combine_exponent = words["combine_exponent"]
         self.shared = None
         if shared:
             self.shared = self._pair(words["shared_address"], words["shared_down"], shared, "shared_")
-
-    def descriptor(self) -> dict[str, int]:
-        return self._words
 
     def expert(self, index: int) -> QuantisedExpert:
         if index not in self._experts:

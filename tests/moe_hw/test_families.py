@@ -32,7 +32,7 @@ def test_a_models_blocks_have_the_specs_of_its_configuration(name: str) -> None:
     sites = moe_sites(model_of(config))
     assert len(sites) == 2
     assert all(getattr(site.parent, site.attribute) is site.module for site in sites)
-    assert [site.spec() for site in sites] == layer_specs(config)
+    assert [site.spec for site in sites] == layer_specs(config)
 
 
 def test_every_family_is_one_of_the_entries() -> None:

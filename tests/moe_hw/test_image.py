@@ -130,7 +130,7 @@ def test_segments_lie_where_the_descriptor_says(name: str, columns: int, channel
 
     words = LAYER.unpack(memory[: LAYER.size_bytes].view("<u4"))
     assert words["magic"] == LAYER_MAGIC
-    assert {key: words[key] for key in layer.descriptor()} == layer.descriptor()
+    assert {key: words[key] for key in layer.descriptor} == layer.descriptor
 
     def holds(address: int, matrix: QuantisedMatrix) -> bool:
         segment = matrix_segment(matrix, arch)

@@ -114,7 +114,7 @@ def test_scale_exponents_are_the_largest_of_all_experts() -> None:
 
 def test_descriptor_of_an_odd_layer() -> None:
     quantised = QuantisedLayer(random_layer(SPECS["odd"], 1), "int8")
-    words = quantised.descriptor()
+    words = quantised.descriptor
     sizes = {"hidden_blocks": 2, "inter_blocks": 2, "shared_blocks": 1, "experts": 5, "top_k": 2, "normalise": 1,
              "shared_gate": 1, "bits": 8, "shared_bits": 8, "router_bits": 16}  # fmt: skip
     assert {name: words[name] for name in sizes} == sizes
@@ -130,7 +130,7 @@ def test_descriptor_of_an_odd_layer() -> None:
 
 
 def test_descriptor_without_a_shared_expert() -> None:
-    words = QuantisedLayer(random_layer(SPECS["ones"])).descriptor()
+    words = QuantisedLayer(random_layer(SPECS["ones"])).descriptor
     assert words["shared_blocks"] == words["shared_gate"] == 0
     assert not {name for name in words if name.startswith("shared_")} - {"shared_blocks", "shared_gate"}
 

@@ -80,29 +80,29 @@ def test_what_stays_on_the_host_is_said() -> None:
     ("name", "top_k"), [("phimoe", 2), ("zaya", 1), ("longcat_flash", 2), ("switch_transformers", 1), ("gemma4", 2)]
 )
 def test_the_most_choices_of_a_token(name: str, top_k: int) -> None:
-    assert site_of(name).spec().router.top_k == top_k
+    assert site_of(name).spec.router.top_k == top_k
 
 
 def test_the_shared_expert_runs_with_the_routed_ones() -> None:
     plain = site_of("deepseek_v3")
-    assert plain.spec().shared == SharedSpec(24, gated=False)
+    assert plain.spec.shared == SharedSpec(24, gated=False)
     assert plain.stays == "all but the routed and shared experts: DeepseekV3MoE is run by transformers"
     for name in ("laguna", "glm5_next", "minimax_m3_vl", "nemotron_h"):  # scaled, limited, with an offset, two-layer
-        assert site_of(name).spec().shared is None
+        assert site_of(name).spec.shared is None
     assert {entry.block for name, entry in ENTRIES.items() if name in RUN} >= set(SHARED)
     with_shared = {name for name in RUN if any(site.shared for site in moe_sites(Model(ENTRIES[name].build())))}
     assert len(with_shared) == len(SHARED)
 
 
 def test_forms() -> None:
-    forms = {name: site_of(name).spec().expert for name in ("hy_v4", "minimax_m3_vl", "nemotron_h", "gpt_oss")}
+    forms = {name: site_of(name).spec.expert for name in ("hy_v4", "minimax_m3_vl", "nemotron_h", "gpt_oss")}
     assert (forms["hy_v4"].limit, forms["hy_v4"].clamp) == (10.0, "before")
     gpt_oss = ("quick_gelu", 7.0, "before", 1.0)
     for name in ("minimax_m3_vl", "gpt_oss"):
         form = forms[name]
         assert (form.activation, form.limit, form.clamp, form.up_offset) == gpt_oss
     assert (forms["nemotron_h"].activation, forms["nemotron_h"].gated) == ("relu2", False)
-    after = site_of("step3p7", swiglu_limits=[7.0, 7.0]).spec().expert
+    after = site_of("step3p7", swiglu_limits=[7.0, 7.0]).spec.expert
     assert (after.limit, after.clamp) == (7.0, "after")
 
 

@@ -47,7 +47,7 @@ def test_layout_is_that_of_a_quantised_layer(spec: LayerSpec, weight_format: str
         empty = (other.f == MAX_FRACTION) & (other.frac == 0)
         empty[:, spec.hidden_blocks :] &= not spec.constant
         assert (one.f[empty] == MAX_FRACTION).all() and not one.frac[empty].any()
-    assert drawn.descriptor().keys() == quantised.descriptor().keys()
+    assert drawn.descriptor.keys() == quantised.descriptor.keys()
 
 
 def test_drawing_is_reproducible_and_experts_differ() -> None:

@@ -147,6 +147,16 @@ def test_given_routes_are_those_of_the_router() -> None:
     assert sqnr(golden(given, x, "int8", routes).output, reference(given, x, routes).output) > SMALLEST_SQNR["int8"]
 
 
+def test_no_expert_is_quantised_but_those_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = QuantisedLayer(random_layer(LayerSpec(33, RouterSpec(5, 1, "given"), ExpertSpec(17, limit=1.0)), 1))
+    x, routes = torch.ones(3, 33), GivenRoutes(torch.tensor([[3], [1], [3]]), torch.ones(3, 1))
+    first = golden(layer, x, routes=routes)
+    quantise, read = layer.expert, []
+    monkeypatch.setattr(layer, "expert", lambda index: read.append(index) or quantise(index))
+    assert torch.equal(golden(layer, x, routes=routes).output, first.output)
+    assert read == [1, 3]
+
+
 def test_routes_that_are_missing_are_asked_for() -> None:
     spec = LayerSpec(33, RouterSpec(5, 2, score="given"), ExpertSpec(45))
     for function in (golden, reference):
