@@ -25,6 +25,9 @@ INTERLEAVE = 256
 ROUTER_SLOTS = 32
 """Vectors of one of the router's jobs: so few that most tokens of a batch are routed while others are multiplied."""
 
+MAX_GROUPS = 32
+"""Groups of experts, for routers that choose groups first."""
+
 LONGEST_RUN = 16
 """Lines of hidden activations that are written as one burst at most: 1024 bytes."""
 

@@ -36,6 +36,11 @@ def matrix_bytes(rows: int, blocks: int, bits: int, columns: int) -> int:
     return (-(-tiles // TILES_PER_SCALE_BEAT) + tiles * bits) * ROWS * columns // 8
 
 
+def descriptor_bytes(spec: LayerSpec) -> int:
+    """Bytes of a layer's descriptor and the correction table behind it."""
+    return LAYER.size_bytes + 4 * spec.router.experts * (spec.router.correction is not None)
+
+
 def layer_matrices(spec: LayerSpec, bits: int, columns: int) -> tuple[int, int, int, int, int]:
     """Bytes (:func:`matrix_bytes`) of router, an expert's gate_up and down, the shared expert's gate_up and down.
 
@@ -124,7 +129,7 @@ class LayerImage:
         unit = arch.segment_bytes
         matrices = layer_matrices(spec, self.bits, arch.columns)
         router, self._down, down, self._shared_down, shared_down = (aligned(size, unit) for size in matrices)
-        self._router = aligned(LAYER.size_bytes, unit)
+        self._router = aligned(descriptor_bytes(spec), unit)
         self._experts = self._router + router
         self._stride = self._down + down
         self._shared = self._experts + spec.router.experts * self._stride
@@ -156,7 +161,10 @@ class LayerImage:
             words = LAYER.pack(self.descriptor())
         except ValueError as error:
             raise ImageError(f"the layer does not fit a descriptor: {error}") from error
-        yield "descriptor", 0, words.astype("<u4").view(np.uint8)
+        head = [words.astype("<u4").view(np.uint8)]
+        if self.layer.correction is not None:
+            head.append(self.layer.correction.table.astype("<i4").view(np.uint8))
+        yield "descriptor", 0, np.pad(np.concatenate(head), (0, self._router - descriptor_bytes(self.spec)))
         if self.layer.router is not None:
             yield "router", self._router, matrix_segment(self.layer.router, self.arch)
         for index in self.layer.stored:

@@ -33,6 +33,7 @@ class MoELayer:
         expert: reads routed expert ``i``.
         router: weight of the router, [E, H], unless routes are given.
         router_bias: bias of its logits, [E], if the spec has one.
+        correction: bias that counts for the choice alone, [E], if the spec has one.
         shared: reads the shared expert, if the spec has one.
         shared_gate: weight of the shared expert's gate, [1, H], if it is gated.
 
@@ -47,12 +48,14 @@ class MoELayer:
         expert: Callable[[int], ExpertWeights],
         router: torch.Tensor | None = None,
         router_bias: torch.Tensor | None = None,
+        correction: torch.Tensor | None = None,
         shared: Callable[[], ExpertWeights] | None = None,
         shared_gate: torch.Tensor | None = None,
     ):
         for name, given, wanted in (
             ("router", router is not None, not spec.router.given),
             ("router's bias", router_bias is not None, spec.router.bias),
+            ("router's correction", correction is not None, spec.router.correction is not None),
             ("shared expert", shared is not None, spec.shared is not None),
             ("shared expert's gate", shared_gate is not None, spec.shared_gate),
         ):
@@ -61,6 +64,7 @@ class MoELayer:
         self.spec = spec
         self._router = _checked("router", router, (spec.router.experts, spec.hidden))
         self._router_bias = _checked("router bias", router_bias, (spec.router.experts,))
+        self._correction = _checked("router correction", correction, (spec.router.experts,))
         self._expert = expert
         self._shared = shared
         self._shared_gate = _checked("shared_expert_gate", shared_gate, (1, spec.hidden))
@@ -83,6 +87,10 @@ class MoELayer:
     def router_bias(self) -> torch.Tensor | None:
         """float32 [E], or None if the logits have no bias."""
         return self._router_bias
+
+    def correction(self) -> torch.Tensor | None:
+        """float32 [E], or None if experts are chosen by their logits."""
+        return self._correction
 
     def shared_gate_weight(self) -> torch.Tensor | None:
         """float32 [1, H], or None if the shared expert has no gate."""
@@ -146,10 +154,12 @@ def random_layer(spec: LayerSpec, seed: int = 0) -> MoELayer:
         )
 
     shared, router = spec.shared, spec.router
+    router_streams = 3 + parts * (router.experts + 1)  # behind the experts' and the shared expert's
     return MoELayer(
         spec,
         router=None if router.given else draw(0, router.experts, spec.hidden),
         router_bias=draw(2, router.experts, 1)[:, 0] if router.bias else None,
+        correction=draw(router_streams, router.experts, 1)[:, 0] / 4 if router.correction else None,
         expert=lambda index: matrices(index, expert.intermediate, expert.bias),
         shared=(lambda: matrices(router.experts, shared.intermediate, False)) if shared else None,
         shared_gate=draw(1, 1, spec.hidden) if spec.shared_gate else None,

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from moe_hw.arch import PLANES_PER_PASS, ROWS, SEGMENT_ALIGN, Arch, passes_of
 from moe_hw.errors import DeviceError
 from moe_hw.formats import ROUTER, WeightFormat
-from moe_hw.image import aligned, layer_matrices, matrix_bytes
-from moe_hw.registers import COMMAND, COMPLETION, LAYER
+from moe_hw.image import aligned, descriptor_bytes, layer_matrices, matrix_bytes
+from moe_hw.registers import COMMAND, COMPLETION
 from moe_hw.spec import LayerSpec
 
 
@@ -117,13 +117,14 @@ class Footprint:
 
     def weight_bytes(self, experts: int) -> int:
         """Bytes that a command reads of a layer's image if ``experts`` routed experts have a token."""
-        return self._image_bytes(experts, LAYER.size_bytes, *layer_matrices(self.spec, self.bits, self.columns))
+        matrices = layer_matrices(self.spec, self.bits, self.columns)
+        return self._image_bytes(experts, descriptor_bytes(self.spec), *matrices)
 
     @property
     def image_bytes(self) -> int:
         """Bytes of the layer's image, its padding included."""
         unit = self.arch.segment_bytes
-        sizes = (LAYER.size_bytes, *layer_matrices(self.spec, self.bits, self.columns))
+        sizes = (descriptor_bytes(self.spec), *layer_matrices(self.spec, self.bits, self.columns))
         return self._image_bytes(self.spec.router.experts, *(aligned(size, unit) for size in sizes))
 
     @staticmethod
@@ -172,6 +173,7 @@ def check_layer(spec: LayerSpec, arch: Arch, name: str = "the layer") -> None:
     sizes = (
         ("experts", spec.router.experts, "max_experts"),
         ("experts per token (top-k)", spec.router.top_k, "max_top_k"),
+        ("groups that experts are chosen from", spec.router.groups.kept if spec.router.groups else 0, "max_top_k"),
         (
             f"blocks of the vector buffer, two jobs of one vector (2 x {spec.input_blocks} hidden or "
             f"{max(spec.inter_blocks, spec.shared_blocks)} intermediate)",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from moe_hw.arch import ROWS
-from moe_hw.errors import UsageError
+from moe_hw.errors import ModelError, UsageError
 from moe_hw.formats import (
     CONSTANT_EXPONENT,
     CONSTANTS,
@@ -31,11 +31,14 @@ from moe_hw.formats import (
 )
 from moe_hw.layer import ExpertWeights, MoELayer
 from moe_hw.registers import NO_LIMIT
-from moe_hw.spec import ACTIVATIONS, ExpertSpec, LayerSpec, blocks
+from moe_hw.spec import ACTIVATIONS, CORRECTIONS, ExpertSpec, LayerSpec, blocks
 from moe_hw.tables import GATES, RELU
 
 CACHE_BYTES = 64 << 20
 """Quantised experts that a layer keeps for the next call."""
+
+MAX_CORRECTION_SHIFT = 14
+"""Of a correction table: two of its words, each with a logit's 40 bits, are within a key."""
 
 COMBINE_BITS = 46
 """Bits of a combine word that the bound on its sum may fill."""
@@ -56,6 +59,13 @@ class QuantisedExpert(NamedTuple):
     @property
     def nbytes(self) -> int:
         return self.gate_up.nbytes + self.down.nbytes
+
+
+class Correction(NamedTuple):
+    """The correction table, int32 ``[E]``, in units of ``2**(shift - 28)``."""
+
+    table: np.ndarray
+    shift: int
 
 
 class CodedLayer(ABC):
@@ -83,6 +93,11 @@ class CodedLayer(ABC):
     @abstractmethod
     def router(self) -> QuantisedMatrix | None:
         """``[rows, 32 * input blocks]``, 16-bit codes, with the shared expert's gate; None if routes are given."""
+
+    @property
+    @abstractmethod
+    def correction(self) -> Correction | None:
+        """The bias that counts for the choice of experts alone, or None if there is none."""
 
     @abstractmethod
     def expert(self, index: int) -> QuantisedExpert:
@@ -122,6 +137,7 @@ class CodedLayer(ABC):
             "experts": spec.router.experts,
             "top_k": spec.router.top_k,
             "normalise": int(spec.router.normalise),
+            "sigmoid": int(spec.router.score == "sigmoid"),
             "shared_gate": int(spec.shared_gate),
             "given_routes": int(spec.router.given),
             "activation": RELU if expert.square else ACTIVATIONS.index(expert.activation),
@@ -136,6 +152,18 @@ class CodedLayer(ABC):
             "down_shift": routed.down.shift,
             "combine_exponent": self.combine_exponent,
         }
+        if self.correction is not None:
+            correction = CORRECTIONS.index(spec.router.correction)
+            words |= {"correction": correction, "correction_shift": self.correction.shift}
+        if (groups := spec.router.groups) is not None:
+            words |= {
+                "group_size": spec.router.experts // groups.count,
+                "kept_groups": groups.kept,
+                "group_sum": int(groups.score == "two"),
+                "group_zero": int(groups.zero),
+            }
+        if spec.router.score == "sigmoid":
+            words["epsilon"] = max(1, round(spec.router.epsilon * 2**31))
         if self.router is not None:
             words |= {
                 "router_bits": ROUTER.bits,
@@ -194,6 +222,11 @@ class QuantisedLayer(CodedLayer):
             weight = torch.cat((weight, gate))
         affine = self._with_constant(f"{self.name}: router", weight, self.layer.router_bias())
         return affine.quantise(ROUTER, affine.scale_exponent(ROUTER), self.spec.router_rows)
+
+    @cached_property
+    def correction(self) -> Correction | None:
+        bias = self.layer.correction()
+        return None if bias is None else correction_table(f"{self.name}: router correction", bias)
 
     def expert(self, index: int) -> QuantisedExpert:
         if index in self._kept:
@@ -267,6 +300,20 @@ class QuantisedLayer(CodedLayer):
         )
         rows = ROWS * blocks(len(down.weight))
         return QuantisedExpert(gate_up, down.quantise(self.format, exponents[-1], rows, self.scales))
+
+
+def correction_table(name: str, bias: torch.Tensor) -> Correction:
+    """A bias ``[E]`` in the smallest units in which all of it has 32 bits.
+
+    Raises:
+        ModelError: a bias is NaN or Inf, or beyond the range of the largest units.
+    """
+    largest = largest_magnitude(name, bias)
+    for shift in range(MAX_CORRECTION_SHIFT + 1):
+        table = np.rint(np.ldexp(bias.double().numpy(), 28 - shift))
+        if np.abs(table).max() < 2**31:
+            return Correction(table.astype(np.int32), shift)
+    raise ModelError(f"{name}: expected magnitudes below 2^{MAX_CORRECTION_SHIFT + 3}, got {largest:g}")
 
 
 class Affine(NamedTuple):

@@ -11,7 +11,7 @@ from moe_hw.errors import InputError
 from moe_hw.layer import ExpertWeights, MoELayer
 from moe_hw.result import Result
 from moe_hw.routes import GivenRoutes
-from moe_hw.spec import ExpertSpec
+from moe_hw.spec import ExpertSpec, GroupSpec
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": silu,
@@ -66,11 +66,31 @@ def _routes(layer: MoELayer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     logits = x @ weight.double().T
     if bias is not None:
         logits += bias.double()
-    ranked, order = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
-    weights, experts = ranked[:, : spec.top_k], order[:, : spec.top_k]
+    scores = logits.softmax(dim=-1) if spec.score == "softmax" else logits.sigmoid()
+    keys, correction = logits, layer.correction()
+    if correction is not None:
+        keys = correction.double() + (scores if spec.correction == "score" else logits)
+    if spec.groups is not None:
+        keys = _in_groups(spec.groups, keys)
+    experts = _ranked(keys)[:, : spec.top_k]
+    weights = scores.gather(1, experts)
     if spec.normalise:
-        weights = weights / weights.sum(dim=-1, keepdim=True)
+        weights = weights / (weights.sum(dim=-1, keepdim=True) + spec.epsilon)
     return experts, weights
+
+
+def _ranked(keys: torch.Tensor) -> torch.Tensor:
+    """Indices by descending key, ties to the lower one."""
+    return keys.sort(dim=-1, descending=True, stable=True).indices
+
+
+def _in_groups(groups: GroupSpec, keys: torch.Tensor) -> torch.Tensor:
+    """The keys of the groups that are kept; the others' are zeros or out of reach."""
+    members = keys.unflatten(1, (groups.count, -1))
+    largest = members.topk(2 if groups.score == "two" else 1, dim=-1).values
+    left_out = _ranked(largest.sum(dim=-1))[:, groups.kept :]
+    places = left_out[:, :, None].expand(-1, -1, members.shape[2])
+    return members.scatter(1, places, 0.0 if groups.zero else -torch.inf).flatten(1)
 
 
 def hidden_activations(

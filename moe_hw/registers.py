@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 """Version of the words below and of the memory image; part of the configuration hash."""
 
 DEVICE_MAGIC = 0x4D6F4548  # "HEoM" in memory: MoE hardware
@@ -165,7 +165,7 @@ STATUS_TEXT = {
     Status.BAD_CUT: "the slots or the chunk of the command are 0 or above the accelerator's or the layer's maximum, "
     "or a chunk ends within a beat of scales",
     Status.COMMAND_READ_ERROR: "memory answered an error while the command was read",
-    Status.LAYER_READ_ERROR: "memory answered an error while the layer descriptor was read",
+    Status.LAYER_READ_ERROR: "memory answered an error while the layer descriptor or the correction table was read",
     Status.VECTOR_READ_ERROR: "memory answered an error while inputs or hidden activations were read",
     Status.WEIGHT_READ_ERROR: "memory answered an error while weights were read",
     Status.WRITE_ERROR: "memory answered an error while results were written",
@@ -198,7 +198,15 @@ LAYER = Record("layer", 64, (
     Word("shared_blocks", "Blocks of 32 in the shared expert's hidden activations; 0: there is none.", 10),
     Word("experts", "Routed experts.", 10),
     Word("top_k", "Experts chosen for a token.", 5),
-    Word("normalise", "1: softmax over the chosen experts; 0: softmax over all of them.", 1),
+    Word("normalise", "1: the weights are shares of the chosen experts' sum; 0: of all experts', or sigmoids.", 1),
+    Word("sigmoid", "1: an expert's weight comes from the sigmoid of its logit; 0: from the softmax.", 1),
+    Word("epsilon", "What the sum of sigmoids starts at, in units of 2^-31; at least 1."),
+    Word("correction", "What the correction table is added to: 1 to sigmoids, 2 to logits; 0: there is none.", 2),
+    Word("correction_shift", "Left shift of the table's words, to units of 2^-28.", 4),
+    Word("group_size", "Experts of a group; 0: experts are chosen from all.", 10),
+    Word("kept_groups", "Groups that experts are chosen from.", 5),
+    Word("group_sum", "1: a group's key is the sum of its two largest; 0: its largest.", 1),
+    Word("group_zero", "1: experts of other groups have the key 0; 0: they cannot be chosen.", 1),
     Word("shared_gate", "1: the shared expert's weight is the sigmoid of router row `experts`; 0: it is one.", 1),
     Word("given_routes", "1: choices and weights come with the command, and there is no router matrix.", 1),
     Word("activation", "Number of the activation function.", 3),

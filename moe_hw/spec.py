@@ -7,15 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moe_hw.arch import ROWS
+from moe_hw.arch import MAX_GROUPS, ROWS
 from moe_hw.errors import UnsupportedLayer
 from moe_hw.registers import LAYER
 from moe_hw.tables import GATES
 
-SCORES = ("softmax", "given")
+SCORES = ("softmax", "sigmoid", "given")
+CORRECTIONS = (None, "score", "logit")
 ACTIVATIONS = (*GATES, "relu2")
 GATED = tuple(GATES)
 CLAMPS = ("before", "after")
+
+LARGEST_EPSILON = 1.0
+"""What the sum of a token's sigmoids may start at."""
 
 _CANNOT = "this version cannot run the layer"
 
@@ -29,15 +33,45 @@ def blocks(size: int) -> int:
 
 
 @dataclass(frozen=True)
+class GroupSpec:
+    """A limit of the choice to the best groups of consecutive experts.
+
+    Attributes:
+        count: groups, all of one size.
+        kept: groups whose experts may be chosen.
+        score: what ranks a group: its ``largest`` key, or the sum of the ``two`` largest.
+        zero: experts of other groups have the key 0, instead of none.
+    """
+
+    count: int
+    kept: int
+    score: str = "two"
+    zero: bool = False
+
+    def __post_init__(self) -> None:
+        _size("router.groups.count", self.count, MAX_GROUPS)
+        _size("router.groups.kept", self.kept, min(self.count, _largest("kept_groups")))
+        _choice("router.groups.score", self.score, ("largest", "two"))
+        _choice("router.groups.zero", self.zero, (True, False))
+
+
+@dataclass(frozen=True)
 class RouterSpec:
     """A linear router, or that there is none.
+
+    An expert's key is its logit or, if there is a correction, its score or its logit plus the correction bias; experts
+    with the largest keys are chosen.
 
     Attributes:
         experts: routed experts.
         top_k: experts chosen for a token.
-        score: how logits become weights: ``softmax``; or ``given``: choices and weights come with each call.
-        normalise: softmax over the chosen experts, instead of over all of them.
+        score: how logits become weights: ``softmax`` or ``sigmoid``; or ``given``: choices and weights come with each
+            call.
+        normalise: softmax over the chosen experts, instead of over all of them; sigmoids are divided by their sum.
         bias: the logits have one.
+        correction: what a bias that counts for the choice alone is added to, ``score`` or ``logit``; None without.
+        groups: a limit of the choice to groups of experts.
+        epsilon: what the sum of the sigmoids starts at.
     """
 
     experts: int
@@ -45,6 +79,9 @@ class RouterSpec:
     score: str = "softmax"
     normalise: bool = True
     bias: bool = False
+    correction: str | None = None
+    groups: GroupSpec | None = None
+    epsilon: float = 0.0
 
     def __post_init__(self) -> None:
         _size("router.experts", self.experts, _largest("experts"))
@@ -52,6 +89,24 @@ class RouterSpec:
         _choice("router.score", self.score, SCORES)
         _choice("router.normalise", self.normalise, (True, False))
         _choice("router.bias", self.bias, (False,) if self.given else (True, False))
+        _choice("router.correction", self.correction, CORRECTIONS if self.score == "sigmoid" else (None,))
+        if not 0 <= self.epsilon <= (LARGEST_EPSILON if self.score == "sigmoid" else 0):
+            expected = f"expected 0, or up to {LARGEST_EPSILON:g} with sigmoids"
+            raise UnsupportedLayer(f"router.epsilon: {expected}, got {self.epsilon}; {_CANNOT}")
+        if self.groups is not None:
+            self._check_groups(self.groups)
+
+    def _check_groups(self, groups: GroupSpec) -> None:
+        axis = "router.groups"
+        if self.experts % groups.count:
+            raise UnsupportedLayer(f"{axis}: expected a divisor of {self.experts} experts, got {groups.count} groups")
+        _choice(f"{axis} of given routes", self.given, (False,))
+        _choice(f"{axis}.score", groups.score, ("largest", "two") if self.correction else ("largest",))
+        _choice(f"{axis}.zero", groups.zero, (True, False) if self.correction == "score" else (False,))
+        if groups.score == "two":
+            _size(f"{axis}.count", groups.count, self.experts // 2)
+        if not groups.zero:
+            _size("router.top_k", self.top_k, groups.kept * self.experts // groups.count)
 
     @property
     def given(self) -> bool:
@@ -61,7 +116,9 @@ class RouterSpec:
     @property
     def weight_bound(self) -> float:
         """The most that a token's weights sum to."""
-        return GIVEN_WEIGHTS if self.given else 1.0
+        if self.given:
+            return GIVEN_WEIGHTS
+        return 1.0 if self.normalise or self.score == "softmax" else float(self.top_k)
 
 
 @dataclass(frozen=True)
@@ -203,9 +260,10 @@ class LayerSpec:
             UnsupportedLayer: a value this version does not support.
             KeyError, TypeError: keys are missing, unknown or of another type.
         """
+        groups = values["router"]["groups"]
         return cls(
             hidden=values["hidden"],
-            router=RouterSpec(**values["router"]),
+            router=RouterSpec(**values["router"] | {"groups": GroupSpec(**groups) if groups else None}),
             expert=ExpertSpec(**values["expert"]),
             shared=SharedSpec(**values["shared"]) if values["shared"] else None,
         )

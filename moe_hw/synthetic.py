@@ -6,10 +6,11 @@ import math
 from functools import cached_property
 
 import numpy as np
+import torch
 
 from moe_hw.arch import ROWS
 from moe_hw.formats import MAX_FRACTION, ROUTER, QuantisedMatrix, WeightFormat
-from moe_hw.quantised import CodedLayer, QuantisedExpert
+from moe_hw.quantised import CodedLayer, Correction, QuantisedExpert, correction_table
 from moe_hw.spec import LayerSpec, blocks
 
 _POOL = 1_048_573
@@ -45,6 +46,13 @@ class SyntheticLayer(CodedLayer):
         if spec.router.given:
             return None
         return self._matrix(ROUTER, 0, (spec.router_rows, spec.router_rows), spec.hidden, spec.input_blocks, 1)
+
+    @cached_property
+    def correction(self) -> Correction | None:
+        if self.spec.router.correction is None:
+            return None
+        bias = np.random.default_rng((self._seed, -1 % 2**32)).normal(0, 0.1, self.spec.router.experts)
+        return correction_table(self.name, torch.from_numpy(bias))
 
     def expert(self, index: int) -> QuantisedExpert:
         return self._expert(1 + index, self.spec.expert.intermediate, self.spec.inter_blocks)

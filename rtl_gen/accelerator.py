@@ -11,6 +11,7 @@ from moe_hw.registers import COUNTERS, DEVICE_MAGIC, LAYOUT_VERSION
 from rtl_gen.bus import AXI4, AXI4Lite, AXI4Read, AXI4Write, connect_half
 from rtl_gen.combine import Combine
 from rtl_gen.command import Command
+from rtl_gen.correction import Correction
 from rtl_gen.counters import Counters
 from rtl_gen.hidden_writer import HiddenWriter
 from rtl_gen.loader import Loader
@@ -29,7 +30,7 @@ from rtl_gen.vector_buffer import VectorBuffer
 from rtl_gen.widen import Widen
 from rtl_gen.writer import Writer
 
-COMMAND_READER, LOADER_READER, ROUTES_READER, WEIGHT_READER = range(4)
+COMMAND_READER, LOADER_READER, ROUTES_READER, CORRECTION_READER, WEIGHT_READER = range(5)
 
 
 class Accelerator(wiring.Component):
@@ -74,13 +75,14 @@ class Accelerator(wiring.Component):
         arch = self.arch
         m.submodules.registers = registers = Registers()
         m.submodules.command = command = Command(arch)
-        m.submodules.reads = reads = ReadArbiter(arch, 4 if arch.channels == 1 else 3)
+        m.submodules.reads = reads = ReadArbiter(arch, 5 if arch.channels == 1 else 4)
         m.submodules.loader = loader = Loader(arch)
         m.submodules.vector_buffer = vector_buffer = VectorBuffer(arch)
         m.submodules.scheduler = scheduler = Scheduler(arch)
         m.submodules.sequencer = sequencer = Sequencer(arch)
         m.submodules.sub_arrays = sub_arrays = self._sub_arrays
         m.submodules.router = router = Router(arch)
+        m.submodules.correction = correction = Correction(arch)
         m.submodules.route_reader = route_reader = RouteReader(arch)
         m.submodules.post = post = Post(arch)
         m.submodules.requant = requant = Requant(arch)
@@ -107,7 +109,12 @@ class Accelerator(wiring.Component):
         ]
 
         # ---- memory ----
-        for index, reader in ((COMMAND_READER, command), (LOADER_READER, loader), (ROUTES_READER, route_reader)):
+        for index, reader in (
+            (COMMAND_READER, command),
+            (LOADER_READER, loader),
+            (ROUTES_READER, route_reader),
+            (CORRECTION_READER, correction),
+        ):
             connect(m, reader.bursts, getattr(reads, f"bursts_{index}"))
             connect(m, reader.words, getattr(reads, f"words_{index}"))
         connect_half(m, self.m_axi, reads, AXI4Read(arch))
@@ -128,10 +135,12 @@ class Accelerator(wiring.Component):
                 masters.append(master)
 
         # ---- one layer and one start for all ----
-        for block in (scheduler, loader, sequencer, router, route_reader, post, hidden_writer, combine, output):
+        for block in (
+            scheduler, loader, sequencer, router, correction, route_reader, post, hidden_writer, combine, output
+        ):  # fmt: skip
             m.d.comb += block.layer.eq(command.layer)
         starts = (scheduler.start, loader.clear, sub_arrays.clear, hidden_writer.restart, combine.clear, output.restart)
-        for start in (*starts, writer.clear, route_reader.start):
+        for start in (*starts, writer.clear, correction.start, route_reader.start):
             m.d.comb += start.eq(command.compute)
 
         # ---- jobs: their weights and their vectors ----
@@ -186,6 +195,12 @@ class Accelerator(wiring.Component):
             connect_stream(m, route_reader.routes, scheduler.routes)
         with m.Else():
             connect_stream(m, router.routes, scheduler.routes)
+        m.d.comb += [
+            correction.address.eq(command.layer_address),
+            correction.expert.eq(router.expert),
+            router.correction.eq(correction.correction),
+            router.loaded.eq(correction.loaded),
+        ]
         connect(m, post.values, requant.values)
         connect(m, requant.blocks, hidden_writer.blocks)
         connect(m, output.read, combine.read)
@@ -223,6 +238,7 @@ class Accelerator(wiring.Component):
             command.vector_error.eq(loader.error),
             command.weight_error.eq(sub_arrays.error),
             command.write_error.eq(writer.error),
+            command.correction_error.eq(correction.error),
             command.routes_error.eq(route_reader.error),
             route_reader.address.eq(command.routes_address),
             route_reader.entries.eq(command.entries),

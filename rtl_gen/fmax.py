@@ -23,11 +23,14 @@ from moe_hw.fit import arch_of
 from rtl_gen.accumulate import AccumulateColumn
 from rtl_gen.bursts import Bursts
 from rtl_gen.combine import Combine
+from rtl_gen.correction import Correction
 from rtl_gen.dispatcher import Dispatcher
 from rtl_gen.emit import to_verilog
 from rtl_gen.expert_queues import ExpertQueues
 from rtl_gen.exponential import Exponential
+from rtl_gen.groups import Groups
 from rtl_gen.hidden_writer import HiddenWriter
+from rtl_gen.keys import Keys
 from rtl_gen.loader import Loader
 from rtl_gen.logit_memory import LogitMemory
 from rtl_gen.matrix_segment import MatrixSegment
@@ -41,7 +44,7 @@ from rtl_gen.route_reader import RouteReader
 from rtl_gen.router import Router
 from rtl_gen.row import Row
 from rtl_gen.sequencer import Sequencer
-from rtl_gen.softmax import Softmax
+from rtl_gen.sigmoid import Sigmoid
 from rtl_gen.streamer import Streamer
 from rtl_gen.synthesis import ECP5, ULTRASCALE_PLUS, Resources, Timing, count, place_and_route
 from rtl_gen.topk import TopK
@@ -49,6 +52,7 @@ from rtl_gen.types import expert_bits
 from rtl_gen.vector_buffer import VectorBuffer
 from rtl_gen.vector_pipeline import VectorPipeline
 from rtl_gen.walk import Walk
+from rtl_gen.weigh import Weigh
 from rtl_gen.writer import Writer
 
 BLOCKS: dict[str, Callable[[Arch], wiring.Component]] = {
@@ -59,7 +63,11 @@ BLOCKS: dict[str, Callable[[Arch], wiring.Component]] = {
     "logit_memory": LogitMemory,
     "topk": lambda arch: TopK(arch.max_top_k, ACC_BITS, expert_bits(arch)),
     "exponential": lambda arch: Exponential(),
-    "softmax": Softmax,
+    "weigh": Weigh,
+    "sigmoid": Sigmoid,
+    "keys": Keys,
+    "groups": Groups,
+    "correction": Correction,
     "router": Router,
     "route_reader": RouteReader,
     "expert_queues": ExpertQueues,

@@ -6,7 +6,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from moe_hw.arch import Arch
+from moe_hw.arch import MAX_GROUPS, Arch
 from moe_hw.registers import LAYER_MAGIC, Status
 from moe_hw.tables import RELU
 from rtl_gen.types import groups_of, layer_layout, longest_hidden, router_groups
@@ -57,6 +57,7 @@ class LayerCheck(wiring.Component):
         longest = Signal(11)  # vector of a job
         groups = Signal(16)
         sums = Signal(PRODUCT_BITS)
+        most_experts, choices = Signal(16), Signal(16)  # in the most groups, in those that are kept
         vector_blocks = Signal(PRODUCT_BITS)
         logit_words = Signal(PRODUCT_BITS)
         m.d.comb += [
@@ -68,6 +69,8 @@ class LayerCheck(wiring.Component):
             vector_blocks.eq(layer.slots * longest),
             sums.eq(layer.tokens * groups_of(arch, layer.chunk_blocks)),
             logit_words.eq(layer.slots * groups),
+            most_experts.eq(layer.group_size * MAX_GROUPS),
+            choices.eq(layer.group_size * layer.kept_groups),
         ]
 
         shape_ok = Mux(layer.shared_blocks == 0, ~layer.shared_gate, layer.shared_bits >= 2)
@@ -76,6 +79,10 @@ class LayerCheck(wiring.Component):
         shape_ok = shape_ok & (layer.bits >= 2)
         for size in (layer.hidden_blocks, layer.input_blocks, layer.inter_blocks, layer.experts):
             shape_ok = shape_ok & (size != 0)
+        shape_ok = shape_ok & ~(layer.sigmoid & layer.normalise & (layer.epsilon == 0))
+        groups_ok = (layer.kept_groups != 0) & (layer.kept_groups <= arch.max_top_k)
+        groups_ok = groups_ok & (layer.experts <= most_experts) & (layer.group_zero | (layer.top_k <= choices))
+        shape_ok = shape_ok & ((layer.group_size == 0) | groups_ok)
         top_k_ok = (layer.top_k != 0) & (layer.top_k <= arch.max_top_k) & (layer.top_k <= layer.experts)
         slots_ok = (self.slots != 0) & (self.slots <= arch.slots)
         several = self.chunk_blocks != layer.hidden_blocks

@@ -42,8 +42,9 @@ class LogitMemory(wiring.Component):
         The slot that is scanned; held from its ``start`` until ``o_last``.
     base_exponent : Out
         That of ``slot``, one cycle later.
-    start, rows : In
-        Scan rows 0 to ``rows`` - 1; ``rows`` is held until ``o_last``.
+    start, first, rows : In
+        Scan rows ``first`` to ``rows`` - 1, or one row alone if there is another ``start`` in the next cycle. ``rows``
+        counts from the cycle after ``start`` and is held until ``o_last``.
     o_valid, o_last, o_row, o_logit : Out
         The rows in order, one a cycle, the first ``SCAN_LATENCY`` cycles after ``start``.
     """
@@ -64,6 +65,7 @@ class LogitMemory(wiring.Component):
                 "slot": In(slot_bits(arch)),
                 "base_exponent": Out(signed(EXP_BITS)),
                 "start": In(1),
+                "first": In(range(rows_max)),
                 "rows": In(range(rows_max + 1)),
                 "o_valid": Out(1),
                 "o_last": Out(1),
@@ -116,18 +118,18 @@ class LogitMemory(wiring.Component):
             m.d.sync += [accepting.eq(1), self.full.eq(0)]
 
         m.d.comb += [base_read.addr.eq(self.slot), self.base_exponent.eq(base_read.data)]
-        first = Signal(range(arch.logit_words))
-        m.d.sync += first.eq(self.slot * self.groups)
+        base = Signal(range(arch.logit_words))
+        m.d.sync += base.eq(self.slot * self.groups)
         column_bits = exact_log2(arch.columns)
         scanning = Signal()
         row = Signal.like(self.o_row)
         last = row == self.rows - 1
         with m.If(self.start):
-            m.d.sync += [scanning.eq(1), row.eq(0)]
+            m.d.sync += [scanning.eq(1), row.eq(self.first)]
         with m.Elif(scanning):
             m.d.sync += [scanning.eq(~last), row.eq(row + 1)]
         p = Pipeline(m, valid=scanning)
-        p.stage(row=row, last=last, address=first + (row >> column_bits))
+        p.stage(row=row, last=last, address=base + (row >> column_bits))
         m.d.comb += logit_read.addr.eq(p.address)
         p.stage(address=None)
         p.stage(word=logit_read.data.as_value())

@@ -17,7 +17,7 @@ from moe_hw.routes import GivenRoutes
 from moe_hw.twins.array import Operand, accumulate, expert_operand, router_operand
 from moe_hw.twins.combine import add, contribution, to_float32, weight_to_float32
 from moe_hw.twins.post import Form, activate, requantise
-from moe_hw.twins.router import Routes, given_routes, route
+from moe_hw.twins.router import Routes, Rules, given_routes, route
 
 Job = tuple[QuantisedExpert, Form, np.ndarray, np.ndarray, np.ndarray]
 """An expert and its form, its tokens, and their weights' mantissas and exponents."""
@@ -73,13 +73,14 @@ def outputs(quantised: CodedLayer, tokens: Tokens, routes: Routes) -> np.ndarray
 
 def route_tokens(quantised: CodedLayer, tokens: Tokens) -> Routes:
     """The router job of a batch."""
-    router, spec = quantised.router, quantised.spec
+    router = quantised.router
     if router is None:
         raise InputError("routes: expected the tokens' choices and weights, got none; the layer has no router")
-    shared = None if spec.shared is None else "gate" if spec.shared.gated else "one"
+    words = quantised.descriptor
+    rules = Rules(**{name: words[name] for name in Rules._fields if name in words})
+    table = 0 if quantised.correction is None else quantised.correction.table
     a = tokens.exponent + router.exponents[0] - router.shift
-    acc = accumulate(router, router_operand(tokens))
-    return route(acc, a, spec.router.top_k, spec.router.normalise, spec.router.experts, shared)
+    return route(accumulate(router, router_operand(tokens)), a, rules, table)
 
 
 def form_of(quantised: CodedLayer, prefix: str = "") -> Form:

@@ -11,7 +11,7 @@ import numpy as np
 from host.transport import Transport
 from moe_hw.arch import ROWS, Arch, passes_of
 from moe_hw.formats import FORMATS, ROUTER, QuantisedMatrix, Tokens, WeightFormat
-from moe_hw.quantised import QuantisedExpert, QuantisedLayer
+from moe_hw.quantised import Correction, QuantisedExpert, QuantisedLayer
 from moe_hw.registers import (
     COMMAND,
     COMMAND_MAGIC,
@@ -180,14 +180,11 @@ class Unpacked(QuantisedLayer):
         self._columns = transport.arch.columns
         self.bytes_read = 0
         shared = words["shared_blocks"]
+        experts = words["experts"]
         spec = LayerSpec(
             hidden=32 * words["hidden_blocks"],
-            router=RouterSpec(
-                words["experts"],
-                words["top_k"],
-                score="given" if words["given_routes"] else "softmax",
-                normalise=bool(words["normalise"]),
-            ),
+            # How experts are chosen is in the words.
+            router=RouterSpec(experts, words["top_k"], score="given" if words["given_routes"] else "softmax"),
             # Limits and biases are in the words and the matrices.
             expert=ExpertSpec(
                 32 * words["inter_blocks"],
@@ -198,7 +195,11 @@ class Unpacked(QuantisedLayer):
         )
         self.spec = spec
         self._experts: dict[int, QuantisedExpert] = {}
-        rows = words["experts"] + words["shared_gate"]
+        rows = experts + words["shared_gate"]
+        self.correction = None
+        if words["correction"]:
+            table = transport.read(base + LAYER.size_bytes, 4 * experts).view(np.int32)
+            self.correction = Correction(table, words["correction_shift"])
         self.router = None
         if not words["given_routes"]:
             exponent = words["router_exponent"] + words["router_shift"]

@@ -17,7 +17,7 @@ from host.transports.sim import SimTransport
 from moe_hw.arch import Arch
 from moe_hw.errors import DeviceError, DeviceTimeout
 from moe_hw.formats import FORMATS
-from moe_hw.image import layer_matrices
+from moe_hw.image import aligned, descriptor_bytes, layer_matrices
 from moe_hw.layer import ExpertWeights, MoELayer, random_layer
 from moe_hw.registers import COMMAND, COMPLETION, LAYER
 from moe_hw.result import Result
@@ -57,6 +57,11 @@ LAYERS = (
     (random_layer(SPECS["two biased layers"], 6), "int5"),
     (random_layer(SPECS["gpt-oss"], 6), "mxfp4"),
     (random_layer(SPECS["limits"], 6), "int6"),
+    (random_layer(SPECS["deepseek-v3"], 6), "int4"),
+    (random_layer(SPECS["sigmoids"], 6), "int8"),
+    (random_layer(SPECS["corrected logits"], 6), "int4"),
+    (random_layer(SPECS["filled groups"], 6), "int4"),
+    (random_layer(SPECS["largest of a group"], 6), "int4"),
     (random_layer(LayerSpec(40, RouterSpec(6, 3, "given"), ExpertSpec(50), SharedSpec(9, gated=False)), 7), "int8"),
 )
 
@@ -73,11 +78,12 @@ def moved_bytes(handle: Handle, arch: Arch, result: Result) -> int:
     choices = len(chosen)
     inputs = line * shape.input_blocks * (2 * count * (not shape.router.given) + choices + count * shared)
     hidden = line * (choices * shape.inter_blocks + count * shape.shared_blocks)
-    records = COMMAND.size_bytes + LAYER.size_bytes + COMPLETION.size_bytes
+    word = arch.data_bits // 8
+    records = COMMAND.size_bytes + aligned(descriptor_bytes(shape), word) + COMPLETION.size_bytes
     results = handle.footprint.output_bytes(count) + handle.footprint.routing_bytes(count)
     routes = handle.footprint.routing_bytes(count) if shape.router.given else 0
     # The routing record ends with a whole bus word.
-    return records + weights + inputs + 2 * hidden + results + -results % (arch.data_bits // 8) + routes
+    return records + weights + inputs + 2 * hidden + aligned(results, word) + routes
 
 
 @pytest.mark.parametrize(("layer", "weight_format"), LAYERS)
@@ -170,12 +176,13 @@ def scaled_layer(spec: LayerSpec, seed: int, matrix_orders: list[int | None], di
         parts = zip(weights, (gate, up, down, gate, up, down), strict=True)
         return ExpertWeights(*(None if part is None else scaled(part, order) for part, order in parts))
 
-    router, bias = layer.router_weight(), layer.router_bias()
+    router, bias, correction = layer.router_weight(), layer.router_bias(), layer.correction()
     repeated = torch.arange(spec.router.experts) % distinct
     return MoELayer(
         spec,
         router=None if router is None else scaled(router, matrix_orders[0])[repeated],
         router_bias=None if bias is None else scaled(bias, matrix_orders[0])[repeated],
+        correction=None if correction is None else correction[repeated],
         expert=lambda index: matrices(index, layer.expert(index)),
         shared=(lambda: matrices(spec.router.experts, shared)) if shared else None,
         shared_gate=None if gate is None else scaled(gate, matrix_orders[1]),
@@ -213,9 +220,10 @@ def test_any_layer_equals_the_golden_model(
         handle.unload()
 
 
-@pytest.mark.parametrize("what", ["weights", "inputs", "hidden", "outputs", "routes"])
+@pytest.mark.parametrize("what", ["weights", "inputs", "hidden", "outputs", "routes", "correction"])
 def test_bus_error_is_a_status_and_the_device_works_again(device: Device, board: SimulatedBoard, what: str) -> None:
-    layer, weight_format = LAYERS[-1 if what == "routes" else 0]
+    layers = {"routes": LAYERS[-1], "correction": (random_layer(SPECS["deepseek-v3"]), "int4")}
+    layer, weight_format = layers.get(what, LAYERS[0])
     handle = device.load(layer, weight_format)
     x, routes = tokens(layer, 3), routes_of(layer.spec, 3)
     records = device.workspace + handle.footprint.hidden_bytes(handle.max_tokens)
@@ -224,6 +232,7 @@ def test_bus_error_is_a_status_and_the_device_works_again(device: Device, board:
         "inputs": ("read", records, "inputs or hidden activations were read"),
         "hidden": ("write", device.workspace, "results were written"),
         "outputs": ("write", records + handle.footprint.input_bytes(3), "results were written"),
+        "correction": ("read", handle.address + LAYER.size_bytes, "the layer descriptor or the correction"),
         "routes": ("read", records + place(0, handle.footprint, 3)[0]["routes"], "given routes were read"),
     }[what]
     board.add_fault(kind, start, 64)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 
 from moe_hw.routes import GivenRoutes
-from moe_hw.spec import GATED, ExpertSpec, LayerSpec, RouterSpec, SharedSpec
+from moe_hw.spec import CORRECTIONS, GATED, SCORES, ExpertSpec, GroupSpec, LayerSpec, RouterSpec, SharedSpec
 
 SPECS = {
     "ones": LayerSpec(1, RouterSpec(1, 1), ExpertSpec(1)),
@@ -23,23 +23,52 @@ SPECS = {
         64, RouterSpec(5, 3), ExpertSpec(45, limit=0.5, clamp="after"), SharedSpec(31, gated=True, limit=2.0)
     ),
     "gelu_tanh": LayerSpec(31, RouterSpec(2, 2), ExpertSpec(32, "gelu_tanh", up_offset=1.0), SharedSpec(5, gated=True)),
+    "sigmoids": LayerSpec(33, RouterSpec(5, 2, "sigmoid", normalise=False), ExpertSpec(31), SharedSpec(7, gated=True)),
+    "shares of sigmoids": LayerSpec(40, RouterSpec(6, 3, "sigmoid", epsilon=1e-3, bias=True), ExpertSpec(24)),
+    "corrected logits": LayerSpec(32, RouterSpec(7, 2, "sigmoid", correction="logit"), ExpertSpec(24)),
+    "deepseek-v3": LayerSpec(
+        33,
+        RouterSpec(12, 4, "sigmoid", correction="score", groups=GroupSpec(4, 2)),
+        ExpertSpec(45),
+        SharedSpec(7, gated=False),
+    ),
+    "filled groups": LayerSpec(
+        31, RouterSpec(6, 3, "sigmoid", correction="score", groups=GroupSpec(3, 1, zero=True)), ExpertSpec(24)
+    ),
+    "largest of a group": LayerSpec(32, RouterSpec(6, 2, groups=GroupSpec(2, 1, "largest")), ExpertSpec(24)),
     "blocks": LayerSpec(128, RouterSpec(16, 4, normalise=False), ExpertSpec(96), SharedSpec(160, gated=True)),
 }
 """Sizes 1, 2, odd, around a block and whole blocks; every combination of the shared expert and of normalising; forms of
-experts: activations, two layers, biases, limits."""
+experts: activations, two layers, biases, limits; routers with sigmoids, corrections and groups."""
+
+
+@st.composite
+def group_specs(draw: st.DrawFn, experts: int, correction: str | None, most_kept: int) -> GroupSpec:
+    """Groups of so many experts."""
+    count = draw(st.sampled_from([count for count in range(1, min(experts, 32) + 1) if experts % count == 0]))
+    two = correction is not None and count < experts and draw(st.booleans())
+    zero = correction == "score" and draw(st.booleans())
+    return GroupSpec(count, draw(st.integers(1, min(count, most_kept))), "two" if two else "largest", zero)
 
 
 @st.composite
 def layer_specs(draw: st.DrawFn, sizes: st.SearchStrategy[int], most_experts: int, most_top_k: int) -> LayerSpec:
     """Layers of every form."""
     experts = draw(st.integers(1, most_experts))
-    given = draw(st.integers(0, 3)) == 0
+    score = draw(st.sampled_from(SCORES))
+    given = score == "given"
+    correction = draw(st.sampled_from(CORRECTIONS)) if score == "sigmoid" else None
+    groups = None if given else draw(st.none() | group_specs(experts, correction, most_top_k))
+    choices = experts if groups is None or groups.zero else groups.kept * experts // groups.count
     router = RouterSpec(
         experts,
-        draw(st.integers(1, min(experts, most_top_k))),
-        score="given" if given else "softmax",
+        draw(st.integers(1, min(choices, most_top_k))),
+        score,
         normalise=draw(st.booleans()),
         bias=draw(st.booleans()) and not given,
+        correction=correction,
+        groups=groups,
+        epsilon=draw(st.sampled_from([0.0, 1e-6, 0.5])) if score == "sigmoid" else 0.0,
     )
     gated = draw(st.booleans())
     limits = st.none() | st.sampled_from([0.3, 1.0, 7.0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from moe_hw.arch import ROWS, Arch
+from moe_hw.arch import MAX_GROUPS, ROWS, Arch
 from moe_hw.registers import COMMAND, LAYER_MAGIC, Status
 from moe_hw.tables import RELU
 
@@ -24,6 +24,11 @@ def refusal(arch: Arch, layer: Mapping[str, int], cut: Mapping[str, int]) -> Sta
     shape_ok = shape_ok and (not layer["shared_gate"] if given else layer["router_bits"] >= 2)
     shape_ok = shape_ok and layer["bits"] >= 2 and layer["activation"] <= RELU
     shape_ok = shape_ok and not (layer["gated"] and layer["square"])
+    shape_ok = shape_ok and not (layer.get("sigmoid") and layer.get("normalise") and not layer.get("epsilon"))
+    if size := layer.get("group_size"):
+        groups = layer["kept_groups"]
+        shape_ok = shape_ok and 1 <= groups <= arch.max_top_k and layer["experts"] <= MAX_GROUPS * size
+        shape_ok = shape_ok and (layer["group_zero"] or layer["top_k"] <= groups * size)
     router_groups = 0 if given else -(-(layer["experts"] + layer["shared_gate"]) // arch.columns)
     vector = max(2 * layer["input_blocks"], layer["inter_blocks"], shared)
     slots, chunk = cut["slots"], cut["chunk_blocks"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import ceil, log2
+from math import ceil, log2, nan
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from moe_hw import quantised as module
 from moe_hw.errors import ModelError, UsageError
 from moe_hw.formats import CONSTANT_EXPONENT, CONSTANTS, FORMATS, ROUTER, WeightFormat, quantise_tokens
 from moe_hw.layer import ExpertWeights, MoELayer, random_layer
-from moe_hw.quantised import Affine, QuantisedExpert, QuantisedLayer, hidden_constants
+from moe_hw.quantised import Affine, QuantisedExpert, QuantisedLayer, correction_table, hidden_constants
 from moe_hw.registers import LAYER
 from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec
 from moe_hw.twins.array import accumulate, expert_operand
@@ -125,7 +125,8 @@ def test_descriptor_of_an_odd_layer() -> None:
     assert words["down_exponent"] == quantised.expert(0).down.exponents[0] - shift
     assert words["router_exponent"] == quantised.router.exponents[0] - words["router_shift"]
     addresses = {name for name in LAYER.index if name.endswith(("address", "stride")) or name in ("magic",)}
-    assert set(LAYER.index) - set(words) == addresses | {"expert_down", "shared_down"}
+    of_others = {"epsilon", "correction", "correction_shift", "group_size", "kept_groups", "group_sum", "group_zero"}
+    assert set(LAYER.index) - set(words) == addresses | {"expert_down", "shared_down"} | of_others
     LAYER.pack(words)
 
 
@@ -152,7 +153,8 @@ def test_combine_exponent_is_the_bound_of_the_definition(name: str, form: str) -
     gains = [gain(quantised.expert(index)) for index in range(quantised.spec.router.experts)]
     shared = gain(quantised.shared) if quantised.shared else 0
     length = 32 * quantised.spec.input_blocks * 2.0**30  # of a token, squared
-    bound = (max(gains) + shared) * 2 * length ** (quantised.spec.expert.degree / 2)
+    weights = quantised.spec.router.weight_bound
+    bound = (weights * max(gains) + shared) * 2 * length ** (quantised.spec.expert.degree / 2)
     assert quantised.combine_exponent == ceil(log2(bound)) - 46
 
 
@@ -187,3 +189,25 @@ def test_weights_that_are_not_finite_are_named() -> None:
 def test_an_unknown_format() -> None:
     with pytest.raises(UsageError, match="expected int2 or .* or mxfp4, got 'fp8'"):
         QuantisedLayer(random_layer(SPECS["ones"]), "fp8")
+
+
+def test_descriptor_of_a_router_with_groups() -> None:
+    words = QuantisedLayer(random_layer(SPECS["deepseek-v3"])).descriptor
+    expected = {"sigmoid": 1, "epsilon": 1, "correction": 1, "correction_shift": 0, "group_size": 3, "kept_groups": 2}
+    assert {name: words[name] for name in expected} == expected and (words["group_sum"], words["group_zero"]) == (1, 0)
+    assert QuantisedLayer(random_layer(SPECS["shares of sigmoids"])).descriptor["epsilon"] == round(1e-3 * 2**31)
+    assert QuantisedLayer(random_layer(SPECS["corrected logits"])).descriptor["correction"] == 2
+
+
+@pytest.mark.parametrize(("largest", "shift"), [(0.0, 0), (7.99, 0), (8.0, 1), (-8.0, 1), (1000.0, 7), (131071.0, 14)])
+def test_a_correction_table_has_the_smallest_units(largest: float, shift: int) -> None:
+    bias = torch.tensor([largest, 0.3, -0.1])
+    table, found = correction_table("bias", bias)
+    assert found == shift and table.dtype == np.int32
+    np.testing.assert_allclose(np.ldexp(table.astype(float), shift - 28), bias.double(), atol=2.0 ** (shift - 29))
+
+
+@pytest.mark.parametrize(("value", "message"), [(2.0**17, "expected magnitudes below 2.17, got 131072"), (nan, "NaN")])
+def test_a_correction_that_has_no_table(value: float, message: str) -> None:
+    with pytest.raises(ModelError, match=f"bias: .*{message}"):
+        correction_table("bias", torch.tensor([value, 0.0]))

@@ -39,7 +39,7 @@ def test_json_round_trip(name: str) -> None:
         (lambda: RouterSpec(0, 1), "router.experts: expected 1 to 1023, got 0"),
         (lambda: RouterSpec(4, 5), "router.top_k: expected 1 to 4, got 5"),
         (lambda: RouterSpec(4, True), "router.top_k: expected 1 to 4, got True"),
-        (lambda: RouterSpec(4, 2, score="entmax"), "router.score: expected softmax or given, got entmax"),
+        (lambda: RouterSpec(4, 2, score="entmax"), "router.score: expected softmax or sigmoid or given, got entmax"),
         (lambda: RouterSpec(4, 2, score="given", bias=True), "router.bias: expected False, got True"),
         (
             lambda: ExpertSpec(8, activation="relu2"),

@@ -15,7 +15,7 @@ from moe_hw.layer import random_layer
 from moe_hw.limits import Footprint
 from moe_hw.quantised import QuantisedLayer
 from moe_hw.registers import COMMAND, COMMAND_MAGIC, COMPLETION, COUNTERS, DEVICE_MAGIC, LAYER, Status
-from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec, SharedSpec
+from moe_hw.spec import ExpertSpec, GroupSpec, LayerSpec, RouterSpec, SharedSpec
 from moe_hw.twins.layer import golden
 from rtl_gen.accelerator import Accelerator
 from sim.bench import streams
@@ -44,6 +44,13 @@ SPECS = [
     layer_spec(70, 33, 5, 2, normalise=False),
     layer_spec(64, 40, 7, 3, shared=SharedSpec(intermediate=70, gated=True)),
     layer_spec(33, 64, 4, 4, normalise=False, shared=SharedSpec(intermediate=20, gated=False)),
+    LayerSpec(
+        40,
+        RouterSpec(12, 3, "sigmoid", correction="score", groups=GroupSpec(4, 2), epsilon=1e-6),
+        ExpertSpec(32),
+        SharedSpec(33, gated=False),
+    ),
+    LayerSpec(33, RouterSpec(7, 2, "sigmoid", normalise=False, correction="logit"), ExpertSpec(32)),
 ]
 
 

@@ -48,6 +48,7 @@ LARGEST = [
 ]  # fmt: skip
 """Changes that are not."""
 AFTER = {
+    "correction_error": Status.LAYER_READ_ERROR,
     "vector_error": Status.VECTOR_READ_ERROR,
     "routes_error": Status.ROUTES_READ_ERROR,
     "weight_error": Status.WEIGHT_READ_ERROR,

@@ -9,7 +9,7 @@ import cocotb
 import pytest
 from cocotb.triggers import ReadOnly, RisingEdge
 
-from moe_hw.arch import ROWS, Arch
+from moe_hw.arch import MAX_GROUPS, ROWS, Arch
 from moe_hw.registers import LAYER_MAGIC, Status
 from rtl_gen.layer_check import LayerCheck
 from rtl_gen.types import layer_layout
@@ -38,6 +38,14 @@ def near(*limits: int) -> int:
     return max(least, random.choice([limit, limit, limit + 1, limit - 1, random.randint(0, limit)]))
 
 
+def random_groups(arch: Arch) -> dict[str, int]:
+    """Half of all layers have groups, most of them as many as there can be."""
+    if random.randrange(2):
+        return {"group_size": 0, "kept_groups": random.randrange(32)}
+    size = min(1023, near(-(-arch.max_experts // MAX_GROUPS), arch.max_experts))
+    return {"group_size": size, "kept_groups": min(31, near(arch.max_top_k)), "group_zero": random.randrange(2)}
+
+
 def random_case(arch: Arch) -> tuple[int, dict[str, int], dict[str, int]]:
     """Magic word, cut and layer."""
     tokens = near(arch.max_tokens, 1)
@@ -62,6 +70,10 @@ def random_case(arch: Arch) -> tuple[int, dict[str, int], dict[str, int]]:
         "activation": random.choice([*range(5)] * 4 + [5, 6, 7]),
         "gated": random.randrange(2),
         "square": random.choice([0, 0, 0, 1]),
+        "normalise": random.randrange(2),
+        "sigmoid": random.randrange(2),
+        "epsilon": random.choice([0, 1, 1, 1]),
+        **random_groups(arch),
     }
     # All 32 bits of these words count.
     cut = {name: layer[name] + (random.randrange(40) == 0) * (1 << 16) for name in ("tokens", "slots", "chunk_blocks")}

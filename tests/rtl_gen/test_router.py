@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
 
-from moe_hw.arch import ACC_BITS, Arch
+from moe_hw.arch import ACC_BITS, MAX_GROUPS, Arch
 from moe_hw.twins import router as twin
 from rtl_gen.router import Router
 from rtl_gen.types import Kind, layer_layout, result_layout, route_layout
@@ -50,6 +50,7 @@ def random_layer(arch: Arch, **given: int) -> dict[str, int]:
         "shared_blocks": random.randint(1, 1023) if shared else 0,
         "shared_gate": int(shared == 2),
         "router_exponent": random.randint(-60, -20),
+        **random_rules(arch, experts, most),
         **given,
     }
     most_slots = min(arch.slots, arch.logit_words // groups_of(arch, layer))
@@ -59,6 +60,33 @@ def random_layer(arch: Arch, **given: int) -> dict[str, int]:
         "tokens": random.choice([1, most, random.randint(1, most)]),
         **layer,
     }
+
+
+def random_rules(arch: Arch, experts: int, most: int) -> dict[str, int]:
+    """How experts are chosen: in half of all cases the softmax of all that there are."""
+    if random.randrange(2):
+        return {}
+    correction = random.randrange(3)
+    rules = {
+        "sigmoid": int(correction > 0) or random.randrange(2),
+        "epsilon": random.choice([1, 2147, (1 << 31) - 1]),
+        "correction": correction,
+        "correction_shift": random.choice([0, 0, 14]),
+    }
+    sizes = [size for size in range(1, experts + 1) if experts % size == 0 and experts // size <= MAX_GROUPS]
+    if random.randrange(2):
+        rules["group_size"] = size = random.choice(sizes)
+        rules["kept_groups"] = kept = random.randint(1, min(experts // size, arch.max_top_k))
+        rules["group_sum"] = int(correction > 0 and size > 1) and random.randrange(2)
+        rules["group_zero"] = int(correction == 1) and random.randrange(2)
+        rules["top_k"] = random.randint(1, most if rules["group_zero"] else min(most, kept * size))
+    return rules
+
+
+def random_table(layer: dict[str, int]) -> list[int]:
+    """A correction for each expert, of the size of the sigmoids or as large as they can be."""
+    bits = random.choice([1, 20, 27, 32])
+    return [random.getrandbits(bits) - (1 << bits - 1) for _ in range(layer["experts"])]
 
 
 def random_logits(arch: Arch, layer: dict[str, int]) -> np.ndarray:
@@ -94,10 +122,9 @@ def results_of(arch: Arch, layer: dict[str, int], logits: np.ndarray, bases: lis
     return results
 
 
-def expected(layer: dict[str, int], logits: np.ndarray, bases: list[int]) -> list[dict[str, Any]]:
-    shared = ("gate" if layer["shared_gate"] else "one") if layer["shared_blocks"] else None
-    exponents = np.array(bases) + layer["router_exponent"]
-    routes = twin.route(logits, exponents, layer["top_k"], bool(layer["normalise"]), layer["experts"], shared)
+def expected(layer: dict[str, int], logits: np.ndarray, bases: list[int], table: list[int]) -> list[dict[str, Any]]:
+    rules = twin.Rules(**{name: layer[name] for name in twin.Rules._fields if name in layer})
+    routes = twin.route(logits, np.array(bases) + layer["router_exponent"], rules, table)
     out = []
     for token in range(layer["tokens"]):
         columns = [routes.experts, routes.mantissas, routes.exponents]
@@ -118,21 +145,43 @@ async def check(
     bases: list[int],
     idle: str = "always",
     pressure: str = "always",
+    delays: tuple[int, ...] = (1, 300),
 ) -> None:
     arch = bench_arch()
     dut.layer.value = pack(layer_layout(), layer)
     await ClockCycles(dut.clk, 2)
-    routes = expected(layer, logits, bases)
+    table = random_table(layer)
+    routes = expected(layer, logits, bases, table)
+    reading = cocotb.start_soon(read_corrections(dut, table))
+    dut.loaded.value = 0
+    loading = cocotb.start_soon(load_after(dut, random.choice(delays)))
     results = results_of(arch, layer, logits, bases)
     cocotb.start_soon(send(dut, "results", result_layout(arch), results, PATTERNS[idle]))
     done: list[int] = []
     counting = cocotb.start_soon(count_jobs(dut, done))
     out = await receive(dut, "routes", route_layout(arch), len(routes), PATTERNS[pressure])
     counting.cancel()
+    reading.cancel()
+    loading.cancel()
     for number, (got, want) in enumerate(zip(out, routes, strict=True)):
         assert got == want, f"route {number} of {layer}"
     entries = len(routes) // layer["tokens"]
     assert done == [entries * size for size in even_parts(layer["tokens"], layer["slots"])]
+
+
+async def read_corrections(dut: Any, table: list[int]) -> None:
+    """The read port of the table."""
+    while True:
+        await ReadOnly()
+        expert = int(dut.expert.value) if dut.expert.value.is_resolvable else 0
+        await RisingEdge(dut.clk)
+        dut.correction.value = table[expert] if expert < len(table) else random.getrandbits(31)
+
+
+async def load_after(dut: Any, cycles: int) -> None:
+    """The table can be read before the job is stored, or long after."""
+    await ClockCycles(dut.clk, cycles)
+    dut.loaded.value = 1
 
 
 async def count_jobs(dut: Any, done: list[int]) -> None:
@@ -177,7 +226,7 @@ async def every_expert_is_chosen(dut: Any, normalise: int, gated: int) -> None:
     if count < 2:
         return
     for experts in (2, count):
-        shared = {"shared_gate": gated, "shared_blocks": gated}
+        shared = {"shared_gate": gated, "shared_blocks": gated, "group_size": 0}
         await check_random(dut, experts=experts, top_k=experts, normalise=normalise, **shared)
 
 
@@ -225,16 +274,19 @@ async def a_logit_a_cycle(dut: Any) -> None:
         layer = random_layer(
             arch, experts=arch.max_experts, normalise=normalise, shared_gate=gated, shared_blocks=gated
         )
-        task = cocotb.start_soon(check(dut, layer, random_logits(arch, layer), [0] * layer["tokens"]))
+        bases = [0] * layer["tokens"]
+        task = cocotb.start_soon(check(dut, layer, random_logits(arch, layer), bases, delays=(1,)))
         busy = 0
         while not task.done():
             await ReadOnly()
             busy += int(dut.busy.value)
             await ClockCycles(dut.clk, 1)
         await task
-        scans = layer["experts"] * (1 if normalise else 2) + gated
+        sigmoid, grouped = layer.get("sigmoid", 0), layer.get("group_size", 0) > 0
+        scans = 1 + grouped + (not normalise and not sigmoid)
+        scan = scans * (layer["experts"] + gated + 30) + layer["top_k"] + 20 + 30 * sigmoid
         emit = 9 * layer["top_k"] + 30 + 30 * gated
-        bound = layer["tokens"] * max(scans + layer["top_k"] + 20, emit) + emit + 20
+        bound = layer["tokens"] * max(scan, emit) + emit + 20
         assert 0 < busy <= bound, f"{busy} cycles for {layer}, expected at most {bound}"
 
 

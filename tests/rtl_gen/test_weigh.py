@@ -1,4 +1,4 @@
-"""Weights of random exponentials against the router's twin."""
+"""Weights of random terms against the router's twin."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from cocotb.triggers import ClockCycles, RisingEdge
 from moe_hw.arch import Arch
 from moe_hw.twins import router as twin
 from rtl_gen.exponential import exponential_layout
-from rtl_gen.softmax import Softmax
 from rtl_gen.types import weight_layout
+from rtl_gen.weigh import Weigh
 from sim.bench.runner import parameter, run_bench
 from sim.bench.streams import PATTERNS, pack, receive, reset, start
 
@@ -21,8 +21,8 @@ ARCHES = {"one": Arch(max_experts=2, max_top_k=1), "wide": Arch(max_experts=512,
 
 
 @pytest.mark.parametrize("arch", list(ARCHES))
-def test_softmax(arch: str) -> None:
-    run_bench(Softmax(ARCHES[arch]), __name__, arch=arch)
+def test_weigh(arch: str) -> None:
+    run_bench(Weigh(ARCHES[arch]), __name__, arch=arch)
 
 
 def bench_arch() -> Arch:
@@ -61,8 +61,9 @@ async def check(dut: Any, count: int, others: int, idle: str = "always", pressur
     terms = [*numerators, *(random_term() for _ in range(others))] if others else []
     random.shuffle(terms)
     dut.count.value, dut.terms_follow.value = count, int(others > 0)
-    dut.sigmoid.value, dut.positive.value = 0, random.randrange(2)
-    total = sum(map(fraction, terms or numerators))
+    initial = random.choice([0, 1, random.getrandbits(32)])
+    dut.initial.value, dut.certain.value = initial, 0
+    total = initial + sum(map(fraction, terms or numerators))
     cocotb.start_soon(add_up(dut, numerators + terms, idle))
     await compare(dut, numerators, total, pressure)
 
@@ -93,18 +94,19 @@ async def the_largest_sum(dut: Any) -> None:
     await begin(dut)
     arch = bench_arch()
     terms = [(1 << 17, 0)] * arch.max_experts
-    dut.count.value, dut.terms_follow.value, dut.sigmoid.value = arch.max_top_k, 1, 0
+    dut.count.value, dut.terms_follow.value, dut.initial.value = arch.max_top_k, 1, 0
+    dut.certain.value = 0
     cocotb.start_soon(add_up(dut, terms[: arch.max_top_k] + terms, "always"))
     await compare(dut, terms[: arch.max_top_k], len(terms) << 31, "always")
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def sigmoids(dut: Any) -> None:
-    """One numerator and exp(0) in the sum."""
+    """One numerator and exp(0) in the sum, for a shared expert's gate."""
     await begin(dut)
-    dut.count.value, dut.terms_follow.value, dut.sigmoid.value = 1, 0, 1
+    dut.count.value, dut.terms_follow.value, dut.initial.value = 1, 0, 1 << 31
     for number in range(200):
-        dut.positive.value = number % 2
+        dut.certain.value = number % 2
         term = random_term()
         cocotb.start_soon(add_up(dut, [term], "always"))
         await compare(dut, [(1 << 17, 0) if number % 2 else term], (1 << 31) + fraction(term), "sometimes")
@@ -116,7 +118,8 @@ async def cycles(dut: Any) -> None:
     await begin(dut)
     arch = bench_arch()
     numerators = [(1 << 17, 0), *((1 << 16, 91) for _ in range(arch.max_top_k - 1))]
-    dut.count.value, dut.terms_follow.value, dut.sigmoid.value = arch.max_top_k, 0, 0
+    dut.count.value, dut.terms_follow.value, dut.initial.value = arch.max_top_k, 0, 0
+    dut.certain.value = 0
     await add_up(dut, numerators, "always")
     for number in range(arch.max_top_k):
         task = cocotb.start_soon(receive(dut, "weights", weight_layout(), 1))
@@ -128,10 +131,25 @@ async def cycles(dut: Any) -> None:
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
+async def numerators_that_are_not_in_the_sum(dut: Any) -> None:
+    """Shares of one, and of the smallest sums; numerators of 0."""
+    await begin(dut)
+    count = bench_arch().max_top_k
+    for number in range(40):
+        numerators = [random.choice([(0, 29), (1 << 17, random.randrange(29)), random_term()]) for _ in range(count)]
+        initial = 1 << 31 if number % 2 else random.randint(1, 40)
+        dut.count.value, dut.terms_follow.value, dut.certain.value, dut.initial.value = count, number % 2, 0, initial
+        cocotb.start_soon(add_up(dut, numerators, "always"))
+        total = initial + (0 if number % 2 else sum(map(fraction, numerators)))
+        await compare(dut, numerators, total, "sometimes")
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
 async def reset_in_flight(dut: Any) -> None:
     await begin(dut)
+    dut.certain.value = 0
     for _ in range(8):
-        dut.count.value, dut.terms_follow.value, dut.sigmoid.value = 1, 0, 0
+        dut.count.value, dut.terms_follow.value, dut.initial.value = 1, 0, 0
         await add_up(dut, [(1 << 17, 0)], "always")
         await ClockCycles(dut.clk, random.randint(0, 90))
         await reset(dut)

@@ -1,4 +1,4 @@
-"""Weights of the chosen experts: exponentials, each divided by their sum."""
+"""Weights of the chosen experts: exponentials or sigmoids, each divided by their sum or another."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
 
-from moe_hw.arch import EXP_BITS, Arch
+from moe_hw.arch import EXP_BITS, EXP_MIN, Arch
 from rtl_gen.exponential import FRACTION_ONE, ONE, exponential_layout
 from rtl_gen.types import weight_layout
 
@@ -27,12 +27,12 @@ def numerator_layout() -> data.StructLayout:
     return data.StructLayout({"mantissa": 18, "halvings": 7})
 
 
-class Softmax(wiring.Component):
-    """Adds up exponentials, then divides the first ones, the numerators, by the sum, while the next sum adds up.
+class Weigh(wiring.Component):
+    """Adds up terms, then divides the first ones, the numerators, by the sum, while the next sum adds up.
 
     The sum is normalised and its reciprocal computed bit by bit; a weight is then a product, normalised again.
 
-    Latency: up to 37 cycles from the last term to the first weight, of sums that have exp(0) among their terms;
+    Latency: from the last term to the first weight 37 cycles, and one more for each halving of the sum below 1;
     throughput: a term a cycle, a weight every 8 cycles.
 
     Parameters
@@ -47,11 +47,14 @@ class Softmax(wiring.Component):
     count : In
         With ``start``: numerators of the sum, from 1.
     terms_follow : In(1)
-        With ``start``: the terms of the sum come after the numerators; otherwise the numerators are the terms.
-    sigmoid : In(1), positive : In(1)
-        With ``start``: the sum begins with exp(0), and ``positive`` makes that the numerator too.
+        With ``start``: the terms of the sum come after the numerators, or there are none; otherwise the numerators are
+        the terms.
+    initial : In(32)
+        With ``start``: what the sum begins with, in units of 2^-31; the sum must not be 0.
+    certain : In(1)
+        With ``start``: the numerators are exp(0), whatever the terms.
     valid, last, term : In
-        An exponential in each cycle that is ``valid``; ``last`` marks the last of the sum.
+        A term in each cycle that is ``valid``; ``last`` marks the last of the sum.
     weights : Out(stream of weight_layout)
         One for each numerator, in order.
     """
@@ -64,8 +67,8 @@ class Softmax(wiring.Component):
                 "start": In(1),
                 "count": In(range(arch.max_top_k + 1)),
                 "terms_follow": In(1),
-                "sigmoid": In(1),
-                "positive": In(1),
+                "initial": In(32),
+                "certain": In(1),
                 "valid": In(1),
                 "last": In(1),
                 "term": In(exponential_layout()),
@@ -101,8 +104,8 @@ class Softmax(wiring.Component):
                 kept.eq(0),
                 last_kept.eq(self.count - 1),
                 terms_follow.eq(self.terms_follow),
-                certain.eq(self.sigmoid & self.positive),
-                total.eq(Mux(self.sigmoid, FRACTION_ONE, 0)),
+                certain.eq(self.certain),
+                total.eq(self.initial),
             ]
         with m.If(self.valid):
             with m.If(~all_kept):
@@ -182,6 +185,9 @@ class Softmax(wiring.Component):
                     exponent.eq(scale - numerator_read.data.halvings),
                 ]
                 m.next = "NORMALISE"
+                with m.If(numerator_read.data.mantissa == 0):
+                    m.d.sync += [mantissa.eq(0), exponent.eq(EXP_MIN)]
+                    m.next = "WEIGHT"
 
             with m.State("WEIGHT"):
                 m.d.comb += self.weights.valid.eq(1)
