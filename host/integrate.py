@@ -174,8 +174,10 @@ def accelerate(
 def swap_of(site: Site, handle: Handle, totals: LayerTotals, checked: QuantisedLayer | None) -> _Swap:
     """The replacement of a layer, not done yet."""
     if site.family is not None:
-        bias = site.module.get_parameter(site.family.output_bias) if site.family.output_bias else None
-        block = AcceleratedBlock(handle, totals, checked, bias, site.family.returns_scores)
+        family, module = site.family, site.module
+        bias = module.get_parameter(family.output_bias) if family.output_bias else None
+        after = module.get_submodule(family.after) if family.after else None
+        block = AcceleratedBlock(handle, totals, checked, bias, after, family.returns_scores)
         return _replace(site, block.train(site.module.training), handle)
     kind = type(site.module).__name__
     experts = ADAPTERS.get(kind, AcceleratedExperts)(handle, totals, checked).train(site.module.training)

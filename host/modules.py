@@ -76,6 +76,7 @@ class AcceleratedBlock(AcceleratedLayer):
 
     Parameters:
         output_bias: a vector that is added to the outputs, on the host.
+        after: a module that makes the block's output of theirs, on the host.
         returns_scores: return the weights of the experts, too.
     """
 
@@ -85,10 +86,12 @@ class AcceleratedBlock(AcceleratedLayer):
         totals: LayerTotals,
         checked: QuantisedLayer | None,
         output_bias: torch.Tensor | None = None,
+        after: torch.nn.Module | None = None,
         returns_scores: bool = False,
     ):
         super().__init__(handle, totals, checked)
         self._output_bias = output_bias
+        self._after = after
         self._returns_scores = returns_scores
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
@@ -97,6 +100,8 @@ class AcceleratedBlock(AcceleratedLayer):
         output = result.output.to(dtype=hidden_states.dtype, device=hidden_states.device)
         if self._output_bias is not None:
             output = output + self._output_bias
+        if self._after is not None:
+            output = self._after(output)
         if self._returns_scores:
             return output, result.weights.to(dtype=hidden_states.dtype, device=hidden_states.device)
         return output

@@ -32,10 +32,12 @@ POST_LATENCY = 19 + 42 + 8
 COMBINE_LATENCY = 14
 """Cycles from a result to its sum."""
 
-SCAN_CYCLES = 10
+SCAN_CYCLES = 26
+SIGMOID_CYCLES = 24
 ROUTE_CYCLES = 9
 DIVIDE_CYCLES = 30
-"""Cycles of the router unit for a scan beyond one for each logit, for each route, and for a sum's reciprocal."""
+"""Cycles of the router unit for a scan beyond one for each logit, for the choices' sigmoids, for each route, and for a
+sum's reciprocal."""
 
 EXPONENTIAL_LATENCY = 13
 """Cycles from a choice to its exponential."""
@@ -178,8 +180,9 @@ class _Command:
         if spec.router.given:
             return known + self.latency + GIVEN_CYCLES * self.tokens * footprint.choices
         size = layer_matrices(spec, self.form.bits, self.arch.columns)[0]
-        scans = 1 if spec.router.normalise else 2
-        scan = scans * (spec.router_rows + SCAN_CYCLES) + spec.router.top_k
+        router, sigmoid = spec.router, spec.router.score == "sigmoid"
+        scans = 1 + (router.groups is not None) + (not sigmoid and not router.normalise)
+        scan = scans * (spec.router_rows + SCAN_CYCLES) + router.top_k + SIGMOID_CYCLES * sigmoid
         emit = ROUTE_CYCLES * footprint.choices + DIVIDE_CYCLES * (1 + spec.shared_gate)
         routed = 0.0
         for count in self._parts(self.tokens, ROUTER_SLOTS):

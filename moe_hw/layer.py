@@ -76,7 +76,7 @@ class MoELayer:
         Raises:
             UnsupportedLayer: the block is of another class, or has a feature that this version cannot represent.
         """
-        from moe_hw.families import read_block
+        from moe_hw.block import read_block
 
         return read_block(block)
 

@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 
 from moe_hw.errors import UsageError
-from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec, SharedSpec
+from moe_hw.spec import ExpertSpec, GroupSpec, LayerSpec, RouterSpec, SharedSpec
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,13 @@ PRESETS = {
         LayerSpec(2048, RouterSpec(60, 4, normalise=False), ExpertSpec(1408), SharedSpec(5632, gated=True)), 24
     ),
     "deepseek-v3": Preset(
-        LayerSpec(7168, RouterSpec(256, 8), ExpertSpec(2048), SharedSpec(2048, gated=False)),
+        LayerSpec(
+            7168,
+            RouterSpec(256, 8, "sigmoid", correction="score", groups=GroupSpec(8, 4)),
+            ExpertSpec(2048),
+            SharedSpec(2048, gated=False),
+        ),
         58,
-        "sigmoid scores with a bias, the best 4 of 8 groups of experts",
     ),
     "gpt-oss-20b": Preset(
         LayerSpec(

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
+from moe_hw.block import check_loaded, read_block, read_spec
 from moe_hw.errors import ModelError, UnsupportedLayer
-from moe_hw.experts import Experts, activation_of, read_experts
-from moe_hw.families import BY_BLOCK, Family, check_loaded, read_block, read_spec
-from moe_hw.layer import ExpertWeights, MoELayer
-from moe_hw.spec import LayerSpec, RouterSpec, SharedSpec
+from moe_hw.experts import Experts, read_experts
+from moe_hw.families import BY_BLOCK, Family
+from moe_hw.layer import MoELayer
+from moe_hw.shared import read_shared
+from moe_hw.spec import LayerSpec, RouterSpec
 
 REFUSED = {
     "DogeCDMoE": "router.keys: expected a row of weights for each expert, got product keys",
@@ -22,9 +24,6 @@ REFUSED = {
     "NllbMoeSparseMLP": "router.choice: transformers 5.23 runs experts 0 and 1 alone, whatever the router chooses",
 }
 """Blocks whose experts do not run on the accelerator either, and why."""
-
-SHARED_PARAMETERS = ("gate_proj.weight", "up_proj.weight", "down_proj.weight")
-"""Of a shared expert that runs with the routed ones."""
 
 OF_ATTENTION = ("JetMoeMoA",)
 """Modules called experts that are part of an attention: they stay on the host."""
@@ -80,8 +79,8 @@ class Site:
         check_loaded(self.module)
         if not self.shared:
             return MoELayer(self.spec, expert=self.experts.read)
-        shared = _shared_weights(self.parent, self.shared)  # now: another module may take the shared expert's place
-        return MoELayer(self.spec, expert=self.experts.read, shared=lambda: shared)
+        shared = read_shared(self.parent.get_submodule(self.shared))  # now: another module may take its place
+        return MoELayer(self.spec, expert=self.experts.read, shared=shared.read)
 
 
 def moe_sites(model: torch.nn.Module) -> list[Site]:
@@ -118,9 +117,8 @@ def moe_sites(model: torch.nn.Module) -> list[Site]:
             parent = name.rpartition(".")[0]
             why = reasons.get(parent) or f"{type(modules[parent]).__name__} is run by transformers"
             experts = read_experts(module)
-            shared = _shared_with(modules[parent], experts)
+            spec, shared = _spec_of(modules[parent], experts)
             rest = "all but the routed and shared experts" if shared else "all but the routed experts"
-            spec = _spec_of(modules[parent], experts, shared)
             add(name, spec, experts=experts, shared=shared, stays=f"{rest}: {why}")
     if not sites:
         if reasons:
@@ -129,27 +127,21 @@ def moe_sites(model: torch.nn.Module) -> list[Site]:
     return sites
 
 
-def _spec_of(block: torch.nn.Module, experts: Experts, shared: str) -> LayerSpec:
-    """The spec of a block's experts and of its shared expert, if that has a name, with routes from the host."""
-    width = len(_shared_weights(block, shared).up) if shared else 0
+def _spec_of(block: torch.nn.Module, experts: Experts) -> tuple[LayerSpec, str]:
+    """The spec of a block's experts with routes from the host, and the name of the shared expert that runs with them.
+
+    That is one of the routed experts' form whose output is added to theirs.
+    """
     router = RouterSpec(experts.count, _top_k(block, experts.count), score="given")
-    return LayerSpec(experts.hidden, router, experts.spec, SharedSpec(width, gated=False) if shared else None)
-
-
-def _shared_weights(block: torch.nn.Module, name: str) -> ExpertWeights:
-    module = block.get_submodule(name)
-    return ExpertWeights(*map(module.get_parameter, SHARED_PARAMETERS))
-
-
-def _shared_with(block: torch.nn.Module, experts: Experts) -> str:
-    """Name of the shared expert's module, if it is of the routed experts' form and its output is added to theirs."""
     name = SHARED.get(type(block).__name__, "")
-    module = getattr(block, name, None) if name else None
-    if module is None or {key for key, _ in module.named_parameters()} != set(SHARED_PARAMETERS):
-        return ""
-    spec = experts.spec
-    alike = spec.gated and spec.up_offset == 0 and activation_of(module.act_fn) == spec.activation
-    return name if alike else ""
+    if name and hasattr(block, name):
+        try:
+            spec = LayerSpec(experts.hidden, router, *read_shared(getattr(block, name)).spec(experts.spec, gated=False))
+        except UnsupportedLayer:
+            pass
+        else:
+            return spec, name
+    return LayerSpec(experts.hidden, router, experts.spec), ""
 
 
 def _top_k(block: torch.nn.Module, experts: int) -> int:

@@ -100,6 +100,11 @@ class Output(wiring.Component):
                     row.eq(row + layer.hidden_blocks * BLOCK_UNITS),
                 ]
 
+        # A batch in which no token chose an expert asks for its chunk while the sums are still being cleared.
+        asked = Signal()
+        with m.If(self.store):
+            m.d.sync += asked.eq(1)
+
         enable, sending = Signal(), Signal()
         m.d.comb += [
             enable.eq(~self.values.valid | self.values.ready),
@@ -111,8 +116,8 @@ class Output(wiring.Component):
                 with m.If(self.restart):
                     m.d.sync += base.eq(0)
                     m.next = "SETTLE"
-                with m.Elif(self.store):
-                    m.d.sync += row.eq(self.address)
+                with m.Elif(self.store | asked):
+                    m.d.sync += [asked.eq(0), row.eq(self.address)]
                     m.next = "COUNT"
             # The counts of a new layer take two cycles.
             with m.State("SETTLE"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from host.driver import Device, open_device
 from host.integrate import accelerate
-from tests.moe_hw.blocks import ENTRIES, RUN, Model, output
+from tests.moe_hw.blocks import ENTRIES, RUN, SETTINGS, Model, output
 
 SMALLEST_SQNR = 30.0
 """Decibels in int8 with weights that keep activations of order one."""
@@ -21,9 +22,9 @@ def device() -> Iterator[Device]:
         yield opened
 
 
-@pytest.mark.parametrize("name", RUN)
-def test_a_block_is_bit_exact_and_close_to_its_own_output(device: Device, name: str) -> None:
-    model = Model(ENTRIES[name].build())
+@pytest.mark.parametrize(("name", "changes"), [*((name, {}) for name in RUN), *SETTINGS])
+def test_a_block_is_bit_exact_and_close_to_its_own_output(device: Device, name: str, changes: dict[str, Any]) -> None:
+    model = Model(ENTRIES[name].build(**changes))
     expected = output(model, name)
     acceleration = accelerate(model, device, "int8", check=True)
     found = output(model, name)

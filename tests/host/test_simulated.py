@@ -21,6 +21,7 @@ from moe_hw.image import aligned, descriptor_bytes, layer_matrices
 from moe_hw.layer import ExpertWeights, MoELayer, random_layer
 from moe_hw.registers import COMMAND, COMPLETION, LAYER
 from moe_hw.result import Result
+from moe_hw.routes import GivenRoutes
 from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec, SharedSpec
 from moe_hw.twins.layer import golden
 from sim.bench.runner import random_seed
@@ -101,6 +102,15 @@ def test_layers_equal_the_golden_model(
             assert result.report.counters["busy"] == result.report.compute_limit_cycles
         assert result.report.dram_bytes == moved_bytes(handle, device.arch, result)
     device.unload(handle)
+
+
+def test_a_batch_in_which_no_expert_is_chosen(device: Device) -> None:
+    layer = random_layer(LayerSpec(700, RouterSpec(2, 1, "given"), ExpertSpec(1)))
+    handle = device.load(layer)
+    for count in (1, 19):
+        nothing = GivenRoutes(torch.full((count, 1), -1), torch.ones(count, 1))
+        assert not handle(tokens(layer, count), nothing).output.any()
+    handle.unload()
 
 
 @pytest.mark.parametrize("seed", range(3))

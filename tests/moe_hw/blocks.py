@@ -221,6 +221,28 @@ ENTRIES = {
     ),
 }
 
+_GROUPS = {"n_group": 3, "topk_group": 2}
+SETTINGS: list[tuple[str, dict[str, Any]]] = [
+    *(
+        (name, changes)
+        for name in ("deepseek_v3", "glm4_moe", "dots1", "bailing_hybrid", "axk2", "axk1", "beam", "mimo_v2_flash")
+        for changes in (_GROUPS, {**_GROUPS, "norm_topk_prob": False}, {"norm_topk_prob": False})
+    ),
+    ("kimi_linear", {"num_expert_group": 2, "topk_group": 1}),
+    ("axk2", {"n_group": None, "topk_group": None}),
+    ("deepseek_v2", {**_GROUPS, "topk_method": "group_limited_greedy"}),
+    ("cohere2_moe", {"expert_selection_fn": "sigmoid"}),
+    ("cohere2_moe", {"expert_selection_fn": "sigmoid", "norm_topk_prob": False}),
+    ("lfm2_moe", {"use_expert_bias": False}),
+    ("lfm2_moe", {"norm_topk_prob": False}),
+    ("kolibri1", {"norm_topk_prob": False}),
+    ("flint", {"norm_topk_prob": False}),
+    ("afmoe", {"route_scale": 2.5}),
+    ("step3p7", {"swiglu_limits": [0.5, 0.5], "swiglu_limits_shared": [0.3, 0.3], "share_expert_dim": 33}),
+    ("mistral4", {"norm_topk_prob": False}),
+]
+"""Routers that the accelerator runs in other settings: entries and changes of their configuration."""
+
 REFUSED_ENTRIES = {
     "nllb_moe": "router.choice",
     "doge": "router.keys",

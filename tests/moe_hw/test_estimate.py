@@ -13,7 +13,7 @@ from moe_hw.fit import arch_of
 from moe_hw.formats import FORMATS
 from moe_hw.limits import Footprint
 from moe_hw.presets import PRESETS
-from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec, SharedSpec
+from moe_hw.spec import ExpertSpec, GroupSpec, LayerSpec, RouterSpec, SharedSpec
 from sim.dram import ideal_reader
 from tests.moe_hw.simulated import simulated_figures
 
@@ -67,8 +67,9 @@ def test_many_tokens_of_an_expert_are_bound_by_the_multipliers() -> None:
     [
         LayerSpec(64, RouterSpec(64, 8, normalise=False), ExpertSpec(64), SharedSpec(64, gated=False)),
         LayerSpec(96, RouterSpec(8, 2), ExpertSpec(160), SharedSpec(224, gated=True)),
+        LayerSpec(96, RouterSpec(64, 8, "sigmoid", correction="score", groups=GroupSpec(8, 4)), ExpertSpec(96)),
     ],
-    ids=["many experts", "gated shared"],
+    ids=["many experts", "gated shared", "groups"],
 )
 def test_within_three_percent_of_the_rtl(spec: LayerSpec, tokens: int, weight_format: str) -> None:
     figures = simulated_figures(spec, weight_format, tokens)

@@ -8,8 +8,9 @@ import pytest
 import torch
 import transformers
 
+from moe_hw.block import read_spec
 from moe_hw.errors import ModelError, UnsupportedLayer
-from moe_hw.families import FAMILIES, read_spec
+from moe_hw.families import FAMILIES
 from moe_hw.layer import MoELayer
 from moe_hw.sites import layer_specs, moe_sites
 from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec, SharedSpec
@@ -75,8 +76,9 @@ def test_interleaved_rows_and_biases_are_told_apart() -> None:
 @pytest.mark.parametrize(
     ("family", "changes", "message"),
     [
-        ("deepseek_v2", {"topk_method": "group_limited_greedy"}, "router.groups: expected greedy, got group_"),
-        ("cohere2_moe", {"expert_selection_fn": "sigmoid"}, "router.score: expected softmax, got sigmoid"),
+        ("mistral4", {"n_group": 3, "topk_group": 2}, "router.groups.score: expected largest, got two"),
+        ("deepseek_v3", {"n_group": 6, "topk_group": 3}, "router.groups.count: expected 1 to 3, got 6"),
+        ("laguna", {"moe_router_logit_softcapping": 30.0}, "router.softcap: expected 0, got 30.0"),
         ("aria", {"hidden_act": "relu"}, "shared.activation: expected silu as of the routed experts, got relu"),
         ("dbrx", {"ffn_config": {"moe_normalize_expert_weights": 2.0}}, "router.norm: expected 1, got 2.0"),
     ],

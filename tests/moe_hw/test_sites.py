@@ -17,7 +17,7 @@ from moe_hw.result import Result
 from moe_hw.routes import GivenRoutes
 from moe_hw.sites import REFUSED, SHARED, Site, moe_sites
 from moe_hw.spec import SharedSpec
-from tests.moe_hw.blocks import ENTRIES, HIDDEN, REFUSED_ENTRIES, RUN, Model, output
+from tests.moe_hw.blocks import ENTRIES, HIDDEN, REFUSED_ENTRIES, RUN, SETTINGS, Model, output
 
 
 class FloatHandle:
@@ -72,8 +72,11 @@ def site_of(name: str, **changes: Any) -> Site:
 def test_what_stays_on_the_host_is_said() -> None:
     assert site_of("mixtral").stays == ""
     assert site_of("phimoe").stays == "all but the routed experts: PhimoeSparseMoeBlock is run by transformers"
-    grouped = site_of("deepseek_v2", topk_method="group_limited_greedy")
-    assert grouped.stays.startswith("all but the routed experts: router.groups: expected greedy, got group_limited")
+    assert site_of("deepseek_v3").stays == ""
+    ranked = site_of("mistral4", n_group=3, topk_group=2)
+    assert ranked.stays.startswith("all but the routed and shared experts: router.groups.score: expected largest, got")
+    latent = site_of("nemotron_h", moe_latent_size=16)
+    assert latent.stays.startswith("all but the routed experts: NemotronHMoE: expected no parameter fc1_latent_proj")
 
 
 @pytest.mark.parametrize(
@@ -84,14 +87,48 @@ def test_the_most_choices_of_a_token(name: str, top_k: int) -> None:
 
 
 def test_the_shared_expert_runs_with_the_routed_ones() -> None:
-    plain = site_of("deepseek_v3")
+    plain = site_of("ernie4_5_moe")
     assert plain.spec.shared == SharedSpec(24, gated=False)
-    assert plain.stays == "all but the routed and shared experts: DeepseekV3MoE is run by transformers"
-    for name in ("laguna", "glm5_next", "minimax_m3_vl", "nemotron_h"):  # scaled, limited, with an offset, two-layer
-        assert site_of(name).spec.shared is None
+    assert plain.stays == "all but the routed and shared experts: Ernie4_5_MoeSparseMoeBlock is run by transformers"
+    assert site_of("ernie4_5_moe", use_bias=True).spec.shared is None
+    assert site_of("laguna", moe_router_logit_softcapping=30.0).spec.shared is None  # the routed experts' are scaled
     assert {entry.block for name, entry in ENTRIES.items() if name in RUN} >= set(SHARED)
-    with_shared = {name for name in RUN if any(site.shared for site in moe_sites(Model(ENTRIES[name].build())))}
-    assert len(with_shared) == len(SHARED)
+
+
+@pytest.mark.parametrize(
+    ("name", "shared"),
+    [
+        ("glm5_next", SharedSpec(24, gated=False, limit=10.0)),
+        ("hy_v4", SharedSpec(24, gated=False)),
+        ("minimax_m3_vl", SharedSpec(33, gated=False, limit=7.0)),
+        ("nemotron_h", SharedSpec(33, gated=False)),
+        ("qwen2_moe", SharedSpec(33, gated=True)),
+    ],
+)
+def test_a_shared_expert_has_limits_of_its_own(name: str, shared: SharedSpec) -> None:
+    assert site_of(name).spec.shared == shared
+
+
+def test_a_shared_expert_of_another_form_stays() -> None:
+    limits = {"swiglu_limits": [7.0, 7.0], "swiglu_limits_shared": [5.0, 5.0], "share_expert_dim": 33}
+    whole = site_of("step3p7", **limits)
+    assert whole.stays == "" and whole.spec.shared == SharedSpec(33, gated=False, limit=5.0)
+    block = ENTRIES["deepseek_v3"].build()
+    block.shared_experts.act_fn = torch.nn.ReLU()
+    (site,) = moe_sites(Model(block))
+    expected = "all but the routed experts: shared.activation: expected silu as of the routed experts, got relu"
+    assert site.stays.startswith(expected) and site.spec.shared is None
+
+
+@pytest.mark.parametrize(("name", "changes"), SETTINGS)
+def test_settings_of_a_router_that_runs_on_the_device(name: str, changes: dict[str, Any]) -> None:
+    """As above, with other settings than the defaults; all but near-ties of the choice are the block's."""
+    model = Model(ENTRIES[name].build(3, **changes))
+    expected = output(model, name)
+    (site,) = moe_sites(model)
+    assert site.stays == ""
+    swapped(model)
+    torch.testing.assert_close(output(model, name), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_forms() -> None:

@@ -149,6 +149,20 @@ async def a_restart_forgets_the_chunks(dut: Any) -> None:
 
 
 @cocotb.test(timeout_time=2, timeout_unit="ms")
+async def a_chunk_is_asked_for_while_the_sums_are_cleared(dut: Any) -> None:
+    """As by a batch in which no token chose an expert."""
+    bench = Bench(dut)
+    await bench.start()
+    tokens = min(2, bench.arch.max_tokens)
+    for delay in (0, 1, 2, 3, 9):
+        await bench.restart(tokens, 1, 1)
+        await bench.pulse("restart")
+        await ClockCycles(dut.clk, delay)
+        bench.sums[:] = 0
+        await bench.chunk(lambda: 0)
+
+
+@cocotb.test(timeout_time=2, timeout_unit="ms")
 async def as_many_values_a_cycle_as_lanes(dut: Any) -> None:
     """A cycle for each token's range, and three for the chunk."""
     bench = Bench(dut)
