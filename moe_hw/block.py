@@ -27,7 +27,7 @@ def read_spec(block: torch.nn.Module) -> LayerSpec:
 def read_block(block: torch.nn.Module) -> MoELayer:
     """The layer of a transformers MoE block; shares the block's memory.
 
-    A factor of the routed experts' outputs, or of the shared expert's, becomes part of their ``down`` matrices.
+    A factor of the shared expert's output becomes part of its ``down`` matrix.
 
     Raises:
         UnsupportedLayer, ModelError: as :func:`read_spec`.
@@ -87,6 +87,7 @@ class _Reader:
             correction=family.corrects if family.correction in self.weights else None,
             groups=family.groups(knows),
             epsilon=family.epsilon if family.normalise(knows) else 0.0,
+            scale=family.scale(self.block),
         )
         if self.shared is None:
             return LayerSpec(experts.hidden, choice, experts.spec)
@@ -94,22 +95,18 @@ class _Reader:
 
     def layer(self) -> MoELayer:
         check_loaded(self.block)
-        routed_scale, shared_scale = self.family.scales(self.block)
+        shared, shared_scale = self.shared, self.family.shared_scale(self.block)
 
-        def scaled(weights: ExpertWeights, scale: float) -> ExpertWeights:
-            if scale == 1:
-                return weights
-            bias = None if weights.down_bias is None else weights.down_bias.float() * scale
-            return weights._replace(down=weights.down.float() * scale, down_bias=bias)
+        def scaled(weights: ExpertWeights) -> ExpertWeights:
+            return weights if shared_scale == 1 else weights._replace(down=weights.down.float() * shared_scale)
 
-        shared = self.shared
         return MoELayer(
             self.spec,
             router=self.weights[self.family.router],
             router_bias=self.weights.get(self.family.router_bias),
             correction=self.weights.get(self.family.correction),
-            expert=lambda index: scaled(self.experts.read(index), routed_scale),
-            shared=None if shared is None else lambda: scaled(shared.read(), shared_scale),
+            expert=self.experts.read,
+            shared=None if shared is None else lambda: scaled(shared.read()),
             shared_gate=self.weights.get(self.family.shared_gate),
         )
 

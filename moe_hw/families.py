@@ -13,8 +13,8 @@ from typing import Any
 from moe_hw.errors import UnsupportedLayer
 from moe_hw.spec import GroupSpec
 
-Scales = Callable[[Any], tuple[float, float]]
-"""Factors of the routed and of the shared experts' outputs, from a block."""
+Scale = Callable[[Any], float]
+"""A factor of outputs, from a block."""
 
 
 def _always(router: Any) -> bool:
@@ -63,21 +63,21 @@ def _groups_by_method(router: Any) -> GroupSpec | None:
     return None if router.topk_method == "greedy" else _groups(router, score="largest")
 
 
-def _unscaled(block: Any) -> tuple[float, float]:
-    return 1.0, 1.0
+def _unscaled(block: Any) -> float:
+    return 1.0
 
 
-def _routed(factor: str) -> Scales:
+def _scaled(factor: str) -> Scale:
     read = attrgetter(factor)
-    return lambda block: (float(read(block)), 1.0)
+    return lambda block: float(read(block))
 
 
-_by_router = _routed("gate.routed_scaling_factor")
+_by_router = _scaled("gate.routed_scaling_factor")
 
 
-def _combined(block: Any) -> tuple[float, float]:
+def _combined(block: Any) -> float:
     average = block.num_shared_experts > 0 and block.shared_expert_combination_strategy == "average"
-    return (0.5, 0.5) if average else (1.0, 1.0)
+    return 0.5 if average else 1.0
 
 
 def _with_l1_norm(block: Any) -> None:
@@ -111,7 +111,8 @@ class Family:
         experts: name of the module with the experts; the block itself if empty.
         shared: name of the shared expert's module; a block may have none.
         shared_gate: name of the weight of the shared expert's gate, or empty.
-        scales: factors of the outputs.
+        scale: factor of the routing weights.
+        shared_scale: factor of the shared expert's output, which becomes part of its ``down``.
         output_bias: name of a vector that is added to the outputs, on the host.
         after: name of a module that makes the block's output of theirs, on the host.
         returns_scores: the block returns its outputs and the weights of the experts.
@@ -130,7 +131,8 @@ class Family:
     experts: str = "experts"
     shared: str = ""
     shared_gate: str = ""
-    scales: Scales = _unscaled
+    scale: Scale = _unscaled
+    shared_scale: Scale = _unscaled
     output_bias: str = ""
     after: str = ""
     returns_scores: bool = False
@@ -142,12 +144,12 @@ class Family:
 
 
 def _deepseek(
-    block: str, groups: Callable[[Any], GroupSpec | None] = _groups, scales: Scales = _by_router, **more: Any
+    block: str, groups: Callable[[Any], GroupSpec | None] = _groups, scale: Scale = _by_router, **more: Any
 ) -> Family:
     """DeepSeek-V3's router and shared expert, and what else there is."""
     return Family(
         block, _as_configured, score=_sigmoid, correction="gate.e_score_correction_bias", groups=groups,
-        **{"shared": "shared_experts", **more}, scales=scales,
+        **{"shared": "shared_experts", **more}, scale=scale,
     )  # fmt: skip
 
 
@@ -177,13 +179,13 @@ FAMILIES = (
     ),
     Family("JambaSparseMoeBlock", _never, router="router.weight", top_k=""),
     Family("DbrxFFN", _by_sum, router="router.layer.weight", top_k="", check=_with_l1_norm),
-    Family("DeepseekV2Moe", _never, groups=_groups_by_method, shared="shared_experts", scales=_by_router),
+    Family("DeepseekV2Moe", _never, groups=_groups_by_method, shared="shared_experts", scale=_by_router),
     *(
-        Family(block, _never, shared="shared_experts", scales=_by_router)
+        Family(block, _never, shared="shared_experts", scale=_by_router)
         for block in ("DeepseekOcr2TextMoe", "UnlimitedOcrTextMoe")
     ),
-    Family("Mistral4MoE", _as_configured, groups=_groups, shared="shared_experts", scales=_by_router),
-    Family("MistralLarge4TextMoE", _always, groups=_groups, shared="shared_experts", scales=_by_router),
+    Family("Mistral4MoE", _as_configured, groups=_groups, shared="shared_experts", scale=_by_router),
+    Family("MistralLarge4TextMoE", _always, groups=_groups, shared="shared_experts", scale=_by_router),
     Family("HunYuanMoEV1Moe", _always, router="gate.wg.weight", shared="shared_mlp"),
     *(
         # Their shared expert is a module of the decoder layer and stays on the host.
@@ -203,7 +205,8 @@ FAMILIES = (
         lambda router: router.expert_selection_fn == "softmax" or router.norm_topk_prob,
         score=_as_selected,
         shared="shared_experts",
-        scales=_combined,
+        scale=_combined,
+        shared_scale=_combined,
     ),
     *(
         _deepseek(block)
@@ -216,18 +219,18 @@ FAMILIES = (
     _deepseek("AXK2MoE", groups=_groups_of_zeros),
     _deepseek("AXK1MoE", after="post_mlp_layernorm"),
     _deepseek("MiMoV2FlashMoE", shared=""),
-    _deepseek("BeamMoE", shared="", scales=_routed("routed_scaling_factor")),
+    _deepseek("BeamMoE", shared="", scale=_scaled("routed_scaling_factor")),
     _corrected(
-        "HYV3MoE", "e_score_correction_bias", shared="shared_experts", scales=_routed("gate.router_scaling_factor")
+        "HYV3MoE", "e_score_correction_bias", shared="shared_experts", scale=_scaled("gate.router_scaling_factor")
     ),
-    _corrected("Dots3NoteVisionMoE", "e_score_correction_bias", scales=_routed("gate.router_scaling_factor")),
+    _corrected("Dots3NoteVisionMoE", "e_score_correction_bias", scale=_scaled("gate.router_scaling_factor")),
     _corrected("MiniMaxM2SparseMoeBlock", "e_score_correction_bias"),
     *(
-        _corrected(block, shared="shared_experts", scales=_routed("routed_scaling_factor"))
+        _corrected(block, shared="shared_experts", scale=_scaled("routed_scaling_factor"))
         for block in ("MiniMaxM3VLSparseMoeBlock", "Step3p7SparseMoeBlock")
     ),
     _corrected(
-        "LagunaSparseMoeBlock", shared="shared_experts", scales=_routed("routed_scaling_factor"), check=_without_cap
+        "LagunaSparseMoeBlock", shared="shared_experts", scale=_scaled("routed_scaling_factor"), check=_without_cap
     ),
     _corrected(
         "AfmoeSparseMoeBlock",
@@ -235,7 +238,7 @@ FAMILIES = (
         router="router.gate.weight",
         top_k="router",
         shared="shared_experts",
-        scales=_routed("router.route_scale"),
+        scale=_scaled("router.route_scale"),
     ),
     Family(
         "Lfm2MoeSparseMoeBlock",
@@ -243,7 +246,7 @@ FAMILIES = (
         score=_sigmoid,
         correction="expert_bias",
         epsilon=1e-6,
-        scales=_by_router,
+        scale=_by_router,
     ),
     Family("FlintSparseMoeBlock", _as_configured, score=_sigmoid, shared="shared_expert"),
     Family(

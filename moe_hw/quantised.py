@@ -166,6 +166,7 @@ class CodedLayer(ABC):
             words["epsilon"] = max(1, round(spec.router.epsilon * 2**31))
         if self.router is not None:
             words |= {
+                "scale": _number(spec.router.scale),
                 "router_bits": ROUTER.bits,
                 "router_exponent": self.router.exponents[0] - self.router.shift,
                 "router_shift": self.router.shift,
@@ -394,13 +395,11 @@ def limit_words(prefix: str, expert: ExpertSpec, limit: float | None) -> dict[st
         "up_limit": None if limit is None else limit + offset,
         "up_lower_limit": None if limit is None else limit - offset,
     }
-    return {f"{prefix}{name}": _limit_word(value) for name, value in limits.items()}
+    return {f"{prefix}{name}": NO_LIMIT if value is None else _number(value) for name, value in limits.items()}
 
 
-def _limit_word(value: float | None) -> int:
-    """A mantissa of 16 bits and above it an exponent of 12."""
-    if value is None:
-        return NO_LIMIT
+def _number(value: float) -> int:
+    """A word of a positive number: a mantissa of 16 bits and above it an exponent of 12."""
     fraction, exponent = np.frexp(value)
     mantissa = round(float(fraction) * 2**16)
     if mantissa == 1 << 16:

@@ -76,7 +76,7 @@ def _routes(layer: MoELayer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     weights = scores.gather(1, experts)
     if spec.normalise:
         weights = weights / (weights.sum(dim=-1, keepdim=True) + spec.epsilon)
-    return experts, weights
+    return experts, weights * spec.scale
 
 
 def _ranked(keys: torch.Tensor) -> torch.Tensor:

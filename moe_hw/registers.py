@@ -19,6 +19,9 @@ DEVICE_MAGIC = 0x4D6F4548  # "HEoM" in memory: MoE hardware
 COMMAND_MAGIC = 0x4D6F4543
 LAYER_MAGIC = 0x4D6F454C
 
+ONE = (-15 & 0xFFF) << 16 | 1 << 15
+"""The number one in the form of the descriptor's limits and scale."""
+
 NO_LIMIT = 2047 << 16 | 0xFFFF
 """Of the descriptor's limits, one that nothing reaches."""
 
@@ -201,6 +204,7 @@ LAYER = Record("layer", 64, (
     Word("normalise", "1: the weights are shares of the chosen experts' sum; 0: of all experts', or sigmoids.", 1),
     Word("sigmoid", "1: an expert's weight comes from the sigmoid of its logit; 0: from the softmax.", 1),
     Word("epsilon", "What the sum of sigmoids starts at, in units of 2^-31; at least 1."),
+    Word("scale", "A factor of the routed experts' weights: a mantissa of 16 bits, an exponent of 12.", 28),
     Word("correction", "What the correction table is added to: 1 to sigmoids, 2 to logits; 0: there is none.", 2),
     Word("correction_shift", "Left shift of the table's words, to units of 2^-28.", 4),
     Word("group_size", "Experts of a group; 0: experts are chosen from all.", 10),

@@ -18,6 +18,9 @@ ACTIVATIONS = (*GATES, "relu2")
 GATED = tuple(GATES)
 CLAMPS = ("before", "after")
 
+LARGEST_SCALE = 2.0**10
+"""The largest factor of the routing weights; the smallest is its reciprocal."""
+
 LARGEST_EPSILON = 1.0
 """What the sum of a token's sigmoids may start at."""
 
@@ -72,6 +75,7 @@ class RouterSpec:
         correction: what a bias that counts for the choice alone is added to, ``score`` or ``logit``; None without.
         groups: a limit of the choice to groups of experts.
         epsilon: what the sum of the sigmoids starts at.
+        scale: a factor of the weights of the routed experts.
     """
 
     experts: int
@@ -82,6 +86,7 @@ class RouterSpec:
     correction: str | None = None
     groups: GroupSpec | None = None
     epsilon: float = 0.0
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         _size("router.experts", self.experts, _largest("experts"))
@@ -93,13 +98,17 @@ class RouterSpec:
         if not 0 <= self.epsilon <= (LARGEST_EPSILON if self.score == "sigmoid" else 0):
             expected = f"expected 0, or up to {LARGEST_EPSILON:g} with sigmoids"
             raise UnsupportedLayer(f"router.epsilon: {expected}, got {self.epsilon}; {_CANNOT}")
+        largest = 1.0 if self.given else LARGEST_SCALE
+        if not 1 / largest <= self.scale <= largest:
+            raise UnsupportedLayer(f"router.scale: expected 1/{largest:g} to {largest:g}, got {self.scale}; {_CANNOT}")
         if self.groups is not None:
             self._check_groups(self.groups)
 
     def _check_groups(self, groups: GroupSpec) -> None:
         axis = "router.groups"
         if self.experts % groups.count:
-            raise UnsupportedLayer(f"{axis}: expected a divisor of {self.experts} experts, got {groups.count} groups")
+            what = f"expected a divisor of {self.experts}, got {groups.count}"
+            raise UnsupportedLayer(f"{axis}.count: {what}; {_CANNOT}")
         _choice(f"{axis} of given routes", self.given, (False,))
         _choice(f"{axis}.score", groups.score, ("largest", "two") if self.correction else ("largest",))
         _choice(f"{axis}.zero", groups.zero, (True, False) if self.correction == "score" else (False,))
@@ -118,7 +127,7 @@ class RouterSpec:
         """The most that a token's weights sum to."""
         if self.given:
             return GIVEN_WEIGHTS
-        return 1.0 if self.normalise or self.score == "softmax" else float(self.top_k)
+        return self.scale * (1 if self.normalise or self.score == "softmax" else self.top_k)
 
 
 @dataclass(frozen=True)

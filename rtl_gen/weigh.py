@@ -13,13 +13,10 @@ from rtl_gen.exponential import FRACTION_ONE, ONE, exponential_layout
 from rtl_gen.types import weight_layout
 
 RECIPROCAL_BITS = 17
-"""Bits of 2^31 // M."""
+"""Bits of (ms << 16) // M."""
 
-RECIPROCAL_START = 1 << 31 - RECIPROCAL_BITS
-"""The dividend above the quotient's bits: less than any M."""
-
-PRODUCT_BITS = 34
-"""Bits of ONE times the largest reciprocal."""
+PRODUCT_BITS = 18 + RECIPROCAL_BITS
+"""Bits of a numerator times a reciprocal."""
 
 
 def numerator_layout() -> data.StructLayout:
@@ -53,6 +50,8 @@ class Weigh(wiring.Component):
         With ``start``: what the sum begins with, in units of 2^-31; the sum must not be 0.
     certain : In(1)
         With ``start``: the numerators are exp(0), whatever the terms.
+    scale_mantissa : In(16), scale_exponent : In(12, signed)
+        With ``start``: a factor of the weights; the mantissa's top bit is set.
     valid, last, term : In
         A term in each cycle that is ``valid``; ``last`` marks the last of the sum.
     weights : Out(stream of weight_layout)
@@ -69,6 +68,8 @@ class Weigh(wiring.Component):
                 "terms_follow": In(1),
                 "initial": In(32),
                 "certain": In(1),
+                "scale_mantissa": In(16),
+                "scale_exponent": In(signed(EXP_BITS)),
                 "valid": In(1),
                 "last": In(1),
                 "term": In(exponential_layout()),
@@ -92,6 +93,7 @@ class Weigh(wiring.Component):
         last_kept = Signal(range(arch.max_top_k))
         all_kept = kept > last_kept
         terms_follow, certain = Signal(), Signal()
+        scale_mantissa, scale_exponent = Signal.like(self.scale_mantissa), Signal.like(self.scale_exponent)
         m.d.comb += [
             numerator_write.en.eq(self.valid & ~all_kept),
             numerator_write.addr.eq(Cat(kept[:entry_bits], bank)),
@@ -105,6 +107,8 @@ class Weigh(wiring.Component):
                 last_kept.eq(self.count - 1),
                 terms_follow.eq(self.terms_follow),
                 certain.eq(self.certain),
+                scale_mantissa.eq(self.scale_mantissa),
+                scale_exponent.eq(self.scale_exponent),
                 total.eq(self.initial),
             ]
         with m.If(self.valid):
@@ -123,11 +127,13 @@ class Weigh(wiring.Component):
         m.d.comb += rounded.eq(value[-16:] + value[-17])
         entry = Signal(range(arch.max_top_k))
         last_entry = Signal.like(entry)
+        dividend = Signal()  # its next bit; the others behind it are zeros
         remainder = Signal(16)
         reciprocal = Signal(RECIPROCAL_BITS)
         step = Signal(range(RECIPROCAL_BITS))
         dividing = Signal()  # the value at hand is the sum
-        scale = Signal(signed(EXP_BITS))
+        factor_exponent = Signal(signed(EXP_BITS))
+        exponent_base = Signal(signed(EXP_BITS))
         product = Signal(PRODUCT_BITS)
         m.d.comb += [
             numerator_read.addr.eq(Cat(entry[:entry_bits], ~bank)),
@@ -143,6 +149,9 @@ class Weigh(wiring.Component):
                     entry.eq(0),
                     last_entry.eq(last_kept),
                     dividing.eq(1),
+                    remainder.eq(scale_mantissa >> 1),
+                    dividend.eq(scale_mantissa[0]),
+                    factor_exponent.eq(scale_exponent + 15),
                 ]
                 with m.If(complete):
                     m.d.sync += [complete.eq(0), self.ready.eq(1), bank.eq(~bank)]
@@ -158,15 +167,17 @@ class Weigh(wiring.Component):
                         m.next = "DIVIDE"
                     with m.Else():
                         m.next = "WEIGHT"
-                m.d.sync += [remainder.eq(RECIPROCAL_START), step.eq(0)]
+                m.d.sync += step.eq(0)
 
             with m.State("DIVIDE"):
-                fits = (remainder << 1) >= mantissa
+                longer = Cat(dividend, remainder)
+                fits = longer >= mantissa
                 m.d.sync += [
-                    remainder.eq((remainder << 1) - Mux(fits, mantissa, 0)),
+                    remainder.eq(longer - Mux(fits, mantissa, 0)),
+                    dividend.eq(0),
                     reciprocal.eq(Cat(fits, reciprocal)),
                     step.eq(step + 1),
-                    scale.eq(1 - exponent),
+                    exponent_base.eq(factor_exponent + 2 - exponent),
                     dividing.eq(0),
                 ]
                 with m.If(step == RECIPROCAL_BITS - 1):
@@ -182,7 +193,7 @@ class Weigh(wiring.Component):
             with m.State("ALIGN"):
                 m.d.sync += [
                     value.eq(product << total_bits - PRODUCT_BITS),
-                    exponent.eq(scale - numerator_read.data.halvings),
+                    exponent.eq(exponent_base - numerator_read.data.halvings),
                 ]
                 m.next = "NORMALISE"
                 with m.If(numerator_read.data.mantissa == 0):

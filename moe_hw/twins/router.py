@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from moe_hw.arch import EXP_MIN
+from moe_hw.registers import ONE
 from moe_hw.routes import GivenRoutes
 from moe_hw.spec import LayerSpec
 from moe_hw.tables import EXP_STEPS, EXP_VALUES, LOG2_E, SIGMOID_BENDS, SIGMOID_SLOPES, SIGMOID_VALUES
@@ -31,6 +32,7 @@ class Rules(NamedTuple):
     group_sum: int = 0
     group_zero: int = 0
     epsilon: int = 0
+    scale: int = ONE
     shared_blocks: int = 0
     shared_gate: int = 0
 
@@ -96,10 +98,12 @@ def fraction(y: ArrayLike, n: ArrayLike) -> np.ndarray:
     return np.where(n > 31, 0, (y << 14) >> np.minimum(n, 31))
 
 
-def divide(y: ArrayLike, n: ArrayLike, total: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of an exponential ``(y, n)`` in a ``total`` of fractions of 2^32: (mantissa, exponent)."""
+def divide(y: ArrayLike, n: ArrayLike, total: ArrayLike, scale: int = ONE) -> tuple[np.ndarray, np.ndarray]:
+    """Weight of a term ``(y, n)`` in a ``total`` of fractions of 2^32, times a scale: (mantissa, exponent)."""
     mantissa, exponent = norm16(total, 0)
-    return norm16(np.asarray(y, np.int64) * ((1 << 31) // mantissa), 14 - np.asarray(n, np.int64) - 31 - exponent)
+    scale_exponent = ((scale >> 16) + 2048) % 4096 - 2048
+    reciprocal = ((scale & 0xFFFF) << 16) // mantissa
+    return norm16(np.asarray(y, np.int64) * reciprocal, scale_exponent + 29 - np.asarray(n, np.int64) - 31 - exponent)
 
 
 def keys(logits: np.ndarray, a: np.ndarray, rules: Rules, table: np.ndarray) -> np.ndarray:
@@ -142,7 +146,7 @@ def route(acc: ArrayLike, a: ArrayLike, rules: Rules, table: ArrayLike = 0) -> R
         q = fraction(y, n)
         y, n = np.take_along_axis(y, chosen, 1), np.take_along_axis(n, chosen, 1)
         total = (np.take_along_axis(q, chosen, 1) if rules.normalise else q).sum(axis=1, keepdims=True)
-    mantissas, exponents = divide(y, n, total)
+    mantissas, exponents = divide(y, n, total, rules.scale)
     shared_weight = None
     if rules.shared_gate:
         shared_weight = shared_gate(acc[:, rules.experts], a[:, 0])

@@ -28,7 +28,7 @@ SPECS = {
     "corrected logits": LayerSpec(32, RouterSpec(7, 2, "sigmoid", correction="logit"), ExpertSpec(24)),
     "deepseek-v3": LayerSpec(
         33,
-        RouterSpec(12, 4, "sigmoid", correction="score", groups=GroupSpec(4, 2)),
+        RouterSpec(12, 4, "sigmoid", correction="score", groups=GroupSpec(4, 2), scale=2.5),
         ExpertSpec(45),
         SharedSpec(7, gated=False),
     ),
@@ -69,6 +69,7 @@ def layer_specs(draw: st.DrawFn, sizes: st.SearchStrategy[int], most_experts: in
         correction=correction,
         groups=groups,
         epsilon=draw(st.sampled_from([0.0, 1e-6, 0.5])) if score == "sigmoid" else 0.0,
+        scale=1.0 if given else draw(st.sampled_from([1.0, 2.0**-10, 0.3, 2.446, 2.0**10])),
     )
     gated = draw(st.booleans())
     limits = st.none() | st.sampled_from([0.3, 1.0, 7.0])

@@ -22,6 +22,7 @@ def refusal(arch: Arch, layer: Mapping[str, int], cut: Mapping[str, int]) -> Sta
     shape_ok = all(layer[name] for name in sizes)
     shape_ok = shape_ok and (layer["shared_bits"] >= 2 if shared else not layer["shared_gate"])
     shape_ok = shape_ok and (not layer["shared_gate"] if given else layer["router_bits"] >= 2)
+    shape_ok = shape_ok and (given or layer["scale"] >> 15 & 1)
     shape_ok = shape_ok and layer["bits"] >= 2 and layer["activation"] <= RELU
     shape_ok = shape_ok and not (layer["gated"] and layer["square"])
     shape_ok = shape_ok and not (layer.get("sigmoid") and layer.get("normalise") and not layer.get("epsilon"))

@@ -245,10 +245,10 @@ def test_run_writes_text_and_a_table(
 def test_run_says_what_stays_on_the_host(
     tmp_path: Path, fake_device: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = save_checkpoint(tmp_path / "model", "deepseek_v3")
+    path = save_checkpoint(tmp_path / "model", "phimoe")
     assert cli.main(run_argv(path, "--max-new-tokens", "2", "--check")) == 0
     out = capsys.readouterr().out
-    kept = "all but the routed and shared experts: DeepseekV3MoE is run by transformers"
+    kept = "all but the routed experts: PhimoeSparseMoeBlock is run by transformers"
     assert f"on the host, of 2 layers: {kept}" in out
     assert "bit-exact: 6 of 6 layer calls" in out
 

@@ -44,7 +44,7 @@ def test_specs() -> None:
     assert layer_specs(config_of("mixtral")) == [LayerSpec(40, RouterSpec(4, 2), ExpertSpec(24))] * 2
     gated = LayerSpec(40, RouterSpec(4, 2, normalise=False), ExpertSpec(24), SharedSpec(33, gated=True))
     assert layer_specs(config_of("qwen2_moe")) == [gated] * 2
-    merged = LayerSpec(40, RouterSpec(6, 2, normalise=False), ExpertSpec(24), SharedSpec(48, gated=False))
+    merged = LayerSpec(40, RouterSpec(6, 2, normalise=False, scale=1.7), ExpertSpec(24), SharedSpec(48, gated=False))
     assert layer_specs(config_of("deepseek_v2")) == [merged] * 2
     form = ExpertSpec(24, "quick_gelu", bias=True, limit=7.0, up_offset=1.0)
     assert layer_specs(config_of("gpt_oss")) == [LayerSpec(40, RouterSpec(4, 2, bias=True), form)] * 2

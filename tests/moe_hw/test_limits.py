@@ -11,7 +11,7 @@ from moe_hw.errors import DeviceError
 from moe_hw.layer import random_layer
 from moe_hw.limits import Footprint, check_layer
 from moe_hw.quantised import QuantisedLayer
-from moe_hw.registers import COMMAND, LAYER_MAGIC, Status
+from moe_hw.registers import COMMAND, LAYER_MAGIC, ONE, Status
 from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec, SharedSpec
 from tests.moe_hw.rules import refusal
 
@@ -99,7 +99,7 @@ def descriptor(spec: LayerSpec, bits: int) -> dict[str, int]:
         "square": int(spec.expert.square), "activation": 0,
         "shared_blocks": spec.shared_blocks, "experts": spec.router.experts, "top_k": spec.router.top_k,
         "shared_gate": int(spec.shared_gate), "bits": bits, "shared_bits": bits,
-        "router_bits": 16,
+        "router_bits": 16, "scale": ONE,
     }  # fmt: skip
 
 

@@ -197,6 +197,7 @@ def test_descriptor_of_a_router_with_groups() -> None:
     assert {name: words[name] for name in expected} == expected and (words["group_sum"], words["group_zero"]) == (1, 0)
     assert QuantisedLayer(random_layer(SPECS["shares of sigmoids"])).descriptor["epsilon"] == round(1e-3 * 2**31)
     assert QuantisedLayer(random_layer(SPECS["corrected logits"])).descriptor["correction"] == 2
+    assert words["scale"] == (-14 & 0xFFF) << 16 | round(2.5 * 2**14)
 
 
 @pytest.mark.parametrize(("largest", "shift"), [(0.0, 0), (7.99, 0), (8.0, 1), (-8.0, 1), (1000.0, 7), (131071.0, 14)])

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from moe_hw.errors import UnsupportedLayer
-from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec, SharedSpec, blocks
+from moe_hw.spec import ExpertSpec, GroupSpec, LayerSpec, RouterSpec, SharedSpec, blocks
 from tests.moe_hw.layers import SPECS
 
 
@@ -40,6 +40,24 @@ def test_json_round_trip(name: str) -> None:
         (lambda: RouterSpec(4, 5), "router.top_k: expected 1 to 4, got 5"),
         (lambda: RouterSpec(4, True), "router.top_k: expected 1 to 4, got True"),
         (lambda: RouterSpec(4, 2, score="entmax"), "router.score: expected softmax or sigmoid or given, got entmax"),
+        (lambda: RouterSpec(4, 2, correction="score"), "router.correction: expected None, got score"),
+        (lambda: RouterSpec(4, 2, epsilon=1e-6), "router.epsilon: expected 0, or up to 1 with sigmoids, got 1e-06"),
+        (lambda: RouterSpec(4, 2, scale=0.0), "router.scale: expected 1/1024 to 1024, got 0.0"),
+        (lambda: RouterSpec(4, 2, "given", scale=2.0), "router.scale: expected 1/1 to 1, got 2.0"),
+        (lambda: RouterSpec(4, 2, groups=GroupSpec(3, 1)), "router.groups.count: expected a divisor of 4, got 3"),
+        (lambda: RouterSpec(4, 2, groups=GroupSpec(2, 1)), "router.groups.score: expected largest, got two"),
+        (
+            lambda: RouterSpec(4, 2, "sigmoid", correction="logit", groups=GroupSpec(2, 1, zero=True)),
+            "router.groups.zero: expected False, got True",
+        ),
+        (
+            lambda: RouterSpec(4, 2, "sigmoid", correction="score", groups=GroupSpec(4, 2)),
+            "router.groups.count: expected 1 to 2, got 4",
+        ),
+        (lambda: RouterSpec(4, 3, groups=GroupSpec(2, 1, "largest")), "router.top_k: expected 1 to 2, got 3"),
+        (lambda: GroupSpec(33, 1), "router.groups.count: expected 1 to 32, got 33"),
+        (lambda: GroupSpec(4, 5), "router.groups.kept: expected 1 to 4, got 5"),
+        (lambda: GroupSpec(4, 1, "mean"), "router.groups.score: expected largest or two, got mean"),
         (lambda: RouterSpec(4, 2, score="given", bias=True), "router.bias: expected False, got True"),
         (
             lambda: ExpertSpec(8, activation="relu2"),

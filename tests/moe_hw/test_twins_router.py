@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from moe_hw.registers import ONE
 from moe_hw.tables import EXP_STEPS, EXP_VALUES, LOG2_E
 from moe_hw.twins.router import Rules, exponential, fixed, fraction, in_groups, route, shared_gate, sigmoid, top_k
+
+SCALE = (-14 & 0xFFF) << 16 | round(2.446 * 2**14)
 
 accumulators = st.integers(-(1 << 47), (1 << 47) - 1)
 
@@ -180,6 +183,18 @@ def test_sigmoids_that_are_not_shared_out_are_the_weights() -> None:
     weights = values(routes.mantissas, routes.exponents)
     np.testing.assert_allclose(weights, 1 / (1 + np.exp(-logits[:, ::-1])), rtol=2**-15, atol=2**-25)
     assert weights[0, -1] == 0 and routes.exponents[0, -1] == -2048  # below the units of a sigmoid
+
+
+def test_weights_have_a_factor() -> None:
+    logits = np.random.default_rng(4).normal(0, 2, (50, 6))
+    acc = np.rint(np.ldexp(logits, 30)).astype(np.int64)
+    for sigmoids in (0, 1):
+        rules = Rules(6, 3, sigmoid=sigmoids, epsilon=sigmoids)
+        one, scaled = (
+            values(routes.mantissas, routes.exponents)
+            for routes in (route(acc, np.full(50, -30), rules._replace(scale=scale)) for scale in (ONE, SCALE))
+        )
+        np.testing.assert_allclose(scaled, 2.446 * one, rtol=2**-14)
 
 
 def test_a_sum_of_sigmoids_begins_at_epsilon() -> None:

@@ -10,7 +10,7 @@ import pytest
 from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
 
 from moe_hw.arch import SEGMENT_ALIGN, Arch
-from moe_hw.registers import COMMAND, COMMAND_MAGIC, COMPLETION, COUNTERS, LAYER, LAYER_MAGIC, Status, Waiting
+from moe_hw.registers import COMMAND, COMMAND_MAGIC, COMPLETION, COUNTERS, LAYER, LAYER_MAGIC, ONE, Status, Waiting
 from rtl_gen.bus import range_layout
 from rtl_gen.command import Command
 from rtl_gen.types import CUT_WORDS, layer_layout
@@ -25,13 +25,15 @@ MEMORY_BYTES = 1 << 13
 LAYER_WORDS = {
     "magic": LAYER_MAGIC, "hidden_blocks": 3, "input_blocks": 3, "gated": 1, "inter_blocks": 2, "shared_blocks": 1,
     "experts": 8, "top_k": 2, "normalise": 1, "shared_gate": 1, "bits": 4, "shared_bits": 8, "router_bits": 16,
-    "expert_stride": 77, "router_exponent": -30, "router_shift": -3, "combine_exponent": 5,
+    "scale": ONE, "expert_stride": 77, "router_exponent": -30, "router_shift": -3, "combine_exponent": 5,
 }  # fmt: skip
 BEFORE = [
     (Status.BAD_LAYER, {"magic": LAYER_MAGIC + 1}, {}),
     *((Status.BAD_TOKENS, {}, {"tokens": tokens}) for tokens in (0, 5, 1 << 15)),
-    *((Status.BAD_SHAPE, {name: 0}, {}) for name in ("hidden_blocks", "input_blocks", "inter_blocks", "bits",
+    *((Status.BAD_SHAPE, {name: 0}, {}) for name in ("hidden_blocks", "input_blocks", "inter_blocks", "bits", "scale",
                                                      "router_bits", "experts", "shared_bits", "shared_blocks")),
+    (Status.BAD_SHAPE, {"sigmoid": 1, "epsilon": 0}, {}),
+    *((Status.BAD_SHAPE, {"group_size": size, "kept_groups": kept}, {}) for size, kept in ((2, 0), (2, 5), (1, 1))),
     (Status.TOO_MANY_EXPERTS, {"experts": 17}, {}),
     *((Status.BAD_TOP_K, layer, {}) for layer in ({"top_k": 5}, {"top_k": 0}, {"experts": 1})),
     *((Status.VECTOR_BUFFER_FULL, {name: size}, {}) for name, size in (("input_blocks", 33), ("inter_blocks", 65),
@@ -44,7 +46,7 @@ BEFORE = [
 LARGEST = [
     ({"experts": 15}, {"slots": 1}), ({"experts": 16}, {}), ({"top_k": 4}, {}), ({"input_blocks": 32}, {}),
     ({"inter_blocks": 64}, {}), ({"shared_blocks": 64}, {}), ({"hidden_blocks": 8}, {"chunk_blocks": 8}),
-    ({}, {"chunk_blocks": 3}),
+    ({}, {"chunk_blocks": 3}), ({"group_size": 1, "kept_groups": 2, "sigmoid": 1, "epsilon": 1}, {}),
 ]  # fmt: skip
 """Changes that are not."""
 AFTER = {

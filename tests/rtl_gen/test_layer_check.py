@@ -10,7 +10,7 @@ import pytest
 from cocotb.triggers import ReadOnly, RisingEdge
 
 from moe_hw.arch import MAX_GROUPS, ROWS, Arch
-from moe_hw.registers import LAYER_MAGIC, Status
+from moe_hw.registers import LAYER_MAGIC, ONE, Status
 from rtl_gen.layer_check import LayerCheck
 from rtl_gen.types import layer_layout
 from sim.bench.runner import parameter, run_bench
@@ -72,6 +72,7 @@ def random_case(arch: Arch) -> tuple[int, dict[str, int], dict[str, int]]:
         "square": random.choice([0, 0, 0, 1]),
         "normalise": random.randrange(2),
         "sigmoid": random.randrange(2),
+        "scale": random.choice([ONE] * 20 + [0]),
         "epsilon": random.choice([0, 1, 1, 1]),
         **random_groups(arch),
     }

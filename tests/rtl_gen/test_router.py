@@ -11,6 +11,7 @@ import pytest
 from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
 
 from moe_hw.arch import ACC_BITS, MAX_GROUPS, Arch
+from moe_hw.registers import ONE
 from moe_hw.twins import router as twin
 from rtl_gen.router import Router
 from rtl_gen.types import Kind, layer_layout, result_layout, route_layout
@@ -50,6 +51,7 @@ def random_layer(arch: Arch, **given: int) -> dict[str, int]:
         "shared_blocks": random.randint(1, 1023) if shared else 0,
         "shared_gate": int(shared == 2),
         "router_exponent": random.randint(-60, -20),
+        "scale": random.choice([ONE, (random.randint(-40, 0) & 0xFFF) << 16 | 1 << 15 | random.getrandbits(15)]),
         **random_rules(arch, experts, most),
         **given,
     }

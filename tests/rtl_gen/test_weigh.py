@@ -10,6 +10,7 @@ import pytest
 from cocotb.triggers import ClockCycles, RisingEdge
 
 from moe_hw.arch import Arch
+from moe_hw.registers import ONE
 from moe_hw.twins import router as twin
 from rtl_gen.exponential import exponential_layout
 from rtl_gen.types import weight_layout
@@ -64,18 +65,26 @@ async def check(dut: Any, count: int, others: int, idle: str = "always", pressur
     initial = random.choice([0, 1, random.getrandbits(32)])
     dut.initial.value, dut.certain.value = initial, 0
     total = initial + sum(map(fraction, terms or numerators))
+    scale = random.choice([ONE, random.randrange(4096) << 16 | 1 << 15 | random.getrandbits(15)])
+    set_scale(dut, scale)
     cocotb.start_soon(add_up(dut, numerators + terms, idle))
-    await compare(dut, numerators, total, pressure)
+    await compare(dut, numerators, total, pressure, scale)
+    set_scale(dut)
 
 
-async def compare(dut: Any, numerators: list[tuple[int, int]], total: int, pressure: str) -> None:
+async def compare(dut: Any, numerators: list[tuple[int, int]], total: int, pressure: str, scale: int = ONE) -> None:
     weights = await receive(dut, "weights", weight_layout(), len(numerators), PATTERNS[pressure])
     for weight, (y, n) in zip(weights, numerators, strict=True):
-        assert (weight["mantissa"], weight["exponent"]) == tuple(int(part) for part in twin.divide(y, n, total))
+        assert (weight["mantissa"], weight["exponent"]) == tuple(int(part) for part in twin.divide(y, n, total, scale))
+
+
+def set_scale(dut: Any, scale: int = ONE) -> None:
+    dut.scale_mantissa.value, dut.scale_exponent.value = scale & 0xFFFF, scale >> 16
 
 
 async def begin(dut: Any) -> None:
     dut.start.value = dut.valid.value = dut.weights__ready.value = 0
+    set_scale(dut)
     await start(dut)
 
 
