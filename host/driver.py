@@ -10,11 +10,12 @@ from host.ring import RING_BYTES, Ring
 from host.transport import Transport
 from host.transports import open_transport
 from moe_hw.errors import DeviceError
-from moe_hw.image import LayerImage, StoredLayer
+from moe_hw.image import LayerImage
 from moe_hw.layer import MoELayer
 from moe_hw.limits import check_layer
 from moe_hw.quantised import CodedLayer, QuantisedLayer
 from moe_hw.registers import DEVICE_MAGIC, LAYOUT_VERSION
+from moe_hw.stored import StoredLayer
 
 
 class Device:

@@ -11,12 +11,13 @@ import torch
 from host.ring import RING_COMMANDS, Command
 from moe_hw.errors import DeviceError, InputError
 from moe_hw.formats import Tokens, quantise_tokens
-from moe_hw.image import LayerImage, StoredLayer, aligned, input_record, read_output, read_routing, routes_record
+from moe_hw.image import LayerImage, aligned, input_record, read_output, read_routing, routes_record
 from moe_hw.limits import Footprint
 from moe_hw.registers import COMPLETION, COUNTERS
 from moe_hw.report import Report
 from moe_hw.result import Result
 from moe_hw.routes import GivenRoutes
+from moe_hw.stored import StoredLayer
 
 if TYPE_CHECKING:
     from host.driver import Device

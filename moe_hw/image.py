@@ -1,25 +1,18 @@
-"""What lies where in device memory, and images on disk (``docs/memory-image.md``)."""
+"""What lies where in device memory (``docs/memory-image.md``)."""
 
 from __future__ import annotations
 
-import json
-import os
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from moe_hw.arch import ROWS, SEGMENT_ALIGN, TILES_PER_SCALE_BEAT, Arch
-from moe_hw.errors import ImageError, SetupError, UsageError
-from moe_hw.formats import FORMATS, MAX_FRACTION, ROUTER, QuantisedMatrix, Tokens
+from moe_hw.errors import ImageError
+from moe_hw.formats import MAX_FRACTION, ROUTER, QuantisedMatrix, Tokens
 from moe_hw.quantised import CodedLayer, QuantisedExpert
-from moe_hw.registers import LAYER, LAYER_MAGIC, LAYOUT_VERSION
+from moe_hw.registers import LAYER, LAYER_MAGIC
 from moe_hw.spec import LayerSpec
-
-MANIFEST = "manifest.json"
 
 Segment = tuple[str, int, np.ndarray]
 """Name, offset from the descriptor, uint8 bytes."""
@@ -205,166 +198,3 @@ def read_routing(data: np.ndarray, tokens: int, spec: LayerSpec) -> tuple[torch.
     words = words[:, : spec.router.top_k]
     weights = np.ascontiguousarray(words[..., 1]).view("<f4")
     return torch.from_numpy(words[..., 0].astype(np.int64)), torch.from_numpy(weights.astype(np.float32))
-
-
-class StoredLayer:
-    """A layer of an image on disk.
-
-    Members:
-        name: the layer's name in its model.
-        spec: its spec.
-        weight_format: name of its weight format.
-        bits: bits of an expert's weight code.
-        size: bytes of the whole image.
-        config_hash: of the accelerator that it was packed for.
-    """
-
-    def __init__(self, path: Path, config_hash: int, record: dict[str, Any]):
-        self.name = str(record["name"])
-        self.spec = LayerSpec.from_dict(record["spec"])
-        self.weight_format = str(record["weight_format"])
-        self.bits = FORMATS[self.weight_format].bits
-        self.size = int(record["size"])
-        self.config_hash = config_hash
-        self._path = path / str(record["file"])
-        self._segments = [(str(s["name"]), int(s["offset"]), int(s["crc32"])) for s in record["segments"]]
-        if not self._path.is_file():
-            raise ImageError(f"{self._path}: expected the image of {self.name}, got no file; pack the model again")
-        if (found := self._path.stat().st_size) != self.size:
-            raise ImageError(f"{self._path}: expected {self.size} bytes, got {found}; pack the model again")
-
-    def segments(self) -> Iterator[Segment]:
-        """As ``LayerImage.segments``, from the file.
-
-        Raises:
-            ImageError: a segment's bytes are not those that were packed.
-        """
-        ends = [offset for _, offset, _ in self._segments[1:]] + [self.size]
-        with self._path.open("rb") as file:
-            for (name, offset, checksum), end in zip(self._segments, ends, strict=True):
-                file.seek(offset)
-                data = file.read(end - offset)
-                if zlib.crc32(data) != checksum or len(data) != end - offset:
-                    raise ImageError(
-                        f"{self._path}: expected CRC-32 {checksum:#010x} of {name}, got {zlib.crc32(data):#010x}; "
-                        "the file is corrupt, pack the model again"
-                    )
-                yield name, offset, np.frombuffer(data, np.uint8)
-
-
-class Image:
-    """An image directory.
-
-    Members:
-        layers: its layers, in model order.
-        arch: sizes of the accelerator that it was packed for.
-    """
-
-    def __init__(self, layers: list[StoredLayer], arch: Arch):
-        self.layers = layers
-        self.arch = arch
-
-
-def write_image(
-    path: str | os.PathLike[str],
-    layers: Iterable[tuple[str, CodedLayer]],
-    arch: Arch,
-    progress: Callable[[str], None] | None = None,
-) -> None:
-    """Write an image directory; it counts as one only when everything is written.
-
-    Parameters:
-        path: the directory; an image that is there is replaced.
-        layers: name and weights of every layer, taken one at a time.
-        arch: sizes of the accelerator.
-        progress: told each segment before it is written.
-
-    Raises:
-        UsageError: ``path`` exists and is not an image.
-        ImageError: a layer has no image.
-        SetupError: the directory cannot be written.
-    """
-    root = Path(path)
-    try:
-        _clear(root)
-        records = []
-        for number, (name, layer) in enumerate(layers):
-            records.append(_write_layer(root, f"layer-{number}.bin", name, LayerImage(layer, arch), progress))
-        manifest = {
-            "layout_version": LAYOUT_VERSION,
-            "config_hash": f"{arch.hash:016x}",
-            "arch": arch.as_dict(),
-            "layers": records,
-        }
-        partial = root / f"{MANIFEST}.partial"
-        partial.write_text(json.dumps(manifest, indent=1) + "\n")
-        os.replace(partial, root / MANIFEST)
-    except OSError as error:
-        reason = error.strerror or error
-        raise SetupError(f"{root}: cannot write the image: {reason}; free space or choose another path") from error
-
-
-def open_image(path: str | os.PathLike[str]) -> Image:
-    """Open an image directory. Sizes are checked now, checksums when a segment is read.
-
-    Raises:
-        ImageError: there is no whole image of this version; the line says what is wrong.
-    """
-    root = Path(path)
-    try:
-        manifest = json.loads((root / MANIFEST).read_text())
-        version = manifest["layout_version"]
-        if version != LAYOUT_VERSION:
-            raise ImageError(f"{root}: expected layout version {LAYOUT_VERSION}, got {version}; pack the model again")
-        arch = Arch(**manifest["arch"])
-        config_hash = int(manifest["config_hash"], 16)
-        if config_hash != arch.hash:
-            raise ImageError(
-                f"{root}: expected configuration hash {arch.hash:016x} of its sizes, got {config_hash:016x}; "
-                "pack the model again"
-            )
-        return Image([StoredLayer(root, config_hash, record) for record in manifest["layers"]], arch)
-    except OSError as error:
-        raise ImageError(
-            f"{root}: expected an image with a {MANIFEST}, got none ({error.strerror}); run `moe-hw pack`, "
-            "or run it again if it was interrupted"
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ImageError(f"{root / MANIFEST}: expected a manifest, got {error!r}; pack the model again") from error
-
-
-def _clear(root: Path) -> None:
-    """Make ``root`` an empty directory. Only an image, whole or interrupted, is removed."""
-    root.mkdir(parents=True, exist_ok=True)
-    entries = sorted(root.iterdir())
-    for entry in entries:
-        if not (entry.name.startswith(MANIFEST) or entry.match("layer-*.bin")):
-            raise UsageError(f"{root}: expected an image or an empty directory, got {entry.name}; choose another path")
-    (root / MANIFEST).unlink(missing_ok=True)
-    for entry in entries:
-        entry.unlink(missing_ok=True)
-
-
-def _write_layer(
-    root: Path, file_name: str, name: str, image: LayerImage, progress: Callable[[str], None] | None
-) -> dict[str, Any]:
-    """Write a layer's file; returns its record in the manifest."""
-    segments = []
-    if progress:
-        progress(f"{name}: quantising")
-    with (root / file_name).open("wb") as file:
-        for segment, offset, data in image.segments():
-            if progress:
-                progress(f"{name}: {segment}")
-            assert file.tell() == offset
-            file.write(data.tobytes())
-            segments.append({"name": segment, "offset": offset, "crc32": zlib.crc32(data.tobytes())})
-        assert file.tell() == image.size
-    return {
-        "name": name,
-        "spec": image.spec.as_dict(),
-        "weight_format": image.layer.format.name,
-        "file": file_name,
-        "size": image.size,
-        "segments": segments,
-    }

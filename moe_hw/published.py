@@ -5,8 +5,7 @@ The layouts are those that AutoGPTQ 0.7 (``QuantLinear.pack``) and AutoAWQ 0.2 (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -24,21 +23,21 @@ def is_packed(quantization: Mapping[str, Any]) -> bool:
     return quantization.get("quant_method") in ("gptq", "awq")
 
 
-def unpacked(files: list[Path], quantization: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint, with the weights of packed layers as float32 ``[out, in]``.
+def unpacked(stored: Mapping[str, torch.Tensor], quantization: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Tensors of a checkpoint, with the weights of packed layers as float32 ``[out, in]``.
 
     Parameters:
-        files: its safetensors files.
+        stored: its tensors, or those of some of its layers.
         quantization: ``quantization_config`` of its configuration.
 
     Raises:
         ModelError: a part of a packed layer is missing or has another shape, or a layout is not known.
     """
     unpack = _layout(quantization)
-    tensors = dict(_tensors(files))
+    tensors = dict(stored)
     packed = [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]
     if not packed:
-        raise ModelError(f"{files[0].parent}: expected packed layers (*.qweight), got none; mend quantization_config")
+        raise ModelError("expected packed layers (*.qweight), got none; mend quantization_config")
     for layer in packed:
         parts = {part: tensors.pop(f"{layer}.{part}", None) for part in (*PARTS, "g_idx")}
         for part in PARTS:
@@ -46,13 +45,6 @@ def unpacked(files: list[Path], quantization: Mapping[str, Any]) -> dict[str, to
                 raise ModelError(f"{layer}.{part}: expected a tensor beside {layer}.qweight, got none; copy it again")
         tensors[f"{layer}.weight"] = unpack(layer, parts)
     return tensors
-
-
-def _tensors(files: list[Path]) -> Iterator[tuple[str, torch.Tensor]]:
-    from safetensors.torch import load_file
-
-    for file in files:
-        yield from load_file(file).items()
 
 
 def _layout(quantization: Mapping[str, Any]) -> Callable[[str, dict[str, Any]], torch.Tensor]:

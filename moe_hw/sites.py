@@ -163,7 +163,12 @@ def layer_specs(config: Any) -> list[LayerSpec]:
         UnsupportedLayer: a MoE model of a family, or with a feature, that is not supported.
         ModelError: the configuration has no MoE layer, or transformers can build no model from it.
     """
-    return [site.spec for site in moe_sites(_empty_model(config))]
+    return [site.spec for site in sites_of(config)]
+
+
+def sites_of(config: Any) -> list[Site]:
+    """The MoE layers that a transformers configuration describes, without weights; as :func:`layer_specs`."""
+    return moe_sites(_empty_model(config))
 
 
 def _empty_model(config: Any) -> torch.nn.Module:

@@ -70,7 +70,8 @@ class LayerCheck(wiring.Component):
             sums.eq(layer.tokens * groups_of(arch, layer.chunk_blocks)),
             logit_words.eq(layer.slots * groups),
             most_experts.eq(layer.group_size * MAX_GROUPS),
-            choices.eq(layer.group_size * layer.kept_groups),
+            # A product, but of no multiplier.
+            choices.eq(sum(Mux(kept, layer.group_size << bit, 0) for bit, kept in enumerate(layer.kept_groups))),
         ]
 
         shape_ok = Mux(layer.shared_blocks == 0, ~layer.shared_gate, layer.shared_bits >= 2)

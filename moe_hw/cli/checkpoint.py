@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def read_config(path: Path) -> Any:
     if not (path / "config.json").is_file():
         raise ModelError(f"{path}: expected config.json, got none; give the directory of a transformers checkpoint")
     transformers = _transformers()
-    with _as_model_error(path / "config.json"):
+    with as_model_error(path / "config.json"):
         if not isinstance(json.loads((path / "config.json").read_text(encoding="utf-8")), dict):
             raise ModelError(f"{path / 'config.json'}: expected a JSON object, got another value; copy it again")
         return transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
@@ -39,39 +40,68 @@ def load_model(path: Path) -> Any:
         ModelError: weights are missing, truncated, or do not belong to the configuration.
     """
     config = read_config(path)
-    files = _check_weights(path)
+    files = check_weights(path)
+    with as_model_error(path):
+        model, info = from_tensors(model_class(config), config, dict(stored_tensors(files)))
+    check_all_loaded(path, info["missing_keys"], info["mismatched_keys"])
+    return model.eval()
+
+
+def model_class(config: Any) -> Any:
+    """The class of the causal language model of a configuration."""
+    return _transformers().AutoModelForCausalLM._model_mapping[type(config)]
+
+
+def from_tensors(class_: Any, config: Any, tensors: dict[str, Any], dtype: Any = None) -> Any:
+    """A model and how it was loaded, from tensors, or slices of files, by their names in the checkpoint.
+
+    Parameters:
+        dtype: of the weights; float32 if not given.
+    """
     import torch
 
     from moe_hw.published import is_packed, unpacked
 
-    automatic = _transformers().AutoModelForCausalLM
-    arguments: dict[str, Any] = {
-        "dtype": torch.float32,
-        "output_loading_info": True,
-        "ignore_mismatched_sizes": True,
-        # The default one multiplies matrices in groups, and refuses rows that are no multiple of 16 bytes.
-        "experts_implementation": "eager",
-    }
     quantization = getattr(config, "quantization_config", None)
-    with _as_model_error(path):
-        if quantization is not None and is_packed(quantization):
-            del config.quantization_config
-            tensors = unpacked(files, quantization)
-            model_class = automatic._model_mapping[type(config)]
-            model, info = model_class.from_pretrained(None, config=config, state_dict=tensors, **arguments)
-        else:
-            model, info = automatic.from_pretrained(
-                path, local_files_only=True, trust_remote_code=False, use_safetensors=True, **arguments
-            )
-    # transformers would go on with random weights in their place.
-    if missing := sorted(info["missing_keys"]):
-        raise ModelError(f"{path}: expected {len(missing)} more weights such as {missing[0]}, got none; copy it again")
-    if info["mismatched_keys"]:
-        name, found, expected = min(info["mismatched_keys"])
+    if quantization is not None and is_packed(quantization):
+        config = copy.deepcopy(config)
+        del config.quantization_config
+        tensors = unpacked({name: tensor[...] for name, tensor in tensors.items()}, quantization)
+    return class_.from_pretrained(
+        None,
+        config=config,
+        state_dict=tensors,
+        dtype=dtype or torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        # The default one multiplies matrices in groups, and refuses rows that are no multiple of 16 bytes.
+        experts_implementation="eager",
+    )
+
+
+def check_all_loaded(path: Path, missing: Iterable[str], mismatched: Iterable[tuple[str, Any, Any]]) -> None:
+    """transformers would go on with random weights in place of those.
+
+    Raises:
+        ModelError: a weight is missing, or has another shape.
+    """
+    if names := sorted(missing):
+        raise ModelError(f"{path}: expected {len(names)} more weights such as {names[0]}, got none; copy it again")
+    if others := sorted(mismatched):
+        name, found, expected = others[0]
         raise ModelError(
             f"{path}: expected {name} of shape {list(expected)}, got {list(found)}; use these weights' config.json"
         )
-    return model.eval()
+
+
+def stored_tensors(files: list[Path]) -> Iterator[tuple[str, Any]]:
+    """The tensors of files, read when they are indexed."""
+    from safetensors import safe_open
+
+    for file in files:
+        weights = safe_open(file, framework="pt")
+        for name in weights.keys():  # noqa: SIM118 (not a mapping)
+            yield name, weights.get_slice(name)
 
 
 def load_tokenizer(path: Path) -> Any:
@@ -84,7 +114,7 @@ def load_tokenizer(path: Path) -> Any:
         # transformers would go on with a tokenizer that knows no token.
         raise ModelError(f"{path}: expected {' or '.join(TOKENIZER_FILES)}, got none; copy the tokenizer too")
     transformers = _transformers()
-    with _as_model_error(path):
+    with as_model_error(path):
         return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 
@@ -98,13 +128,13 @@ def _transformers() -> Any:
     return transformers
 
 
-def _check_weights(path: Path) -> list[Path]:
+def check_weights(path: Path) -> list[Path]:
     """The safetensors files, each there and whole; transformers itself would stop with a traceback."""
     from safetensors import SafetensorError, safe_open
 
     files = {file.name for file in path.glob("*.safetensors")}
     if (path / INDEX).is_file():
-        with _as_model_error(path / INDEX):
+        with as_model_error(path / INDEX):
             files = set(json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
     if not files:
         raise ModelError(f"{path}: expected weights in *.safetensors, got none; convert the checkpoint to safetensors")
@@ -120,7 +150,7 @@ def _check_weights(path: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _as_model_error(path: Path) -> Iterator[None]:
+def as_model_error(path: Path) -> Iterator[None]:
     """Whatever transformers raises about a file is about the user's file, and has many lines and types."""
     try:
         yield

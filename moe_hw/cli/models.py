@@ -96,12 +96,12 @@ def synthetic_layers(specs: Sequence[LayerSpec], count: int, weight_format: str)
 
 
 def _checkpoint_layers(path: Path, count: int, weight_format: str) -> Sequence[CodedLayer]:
-    from moe_hw.cli.checkpoint import load_model
+    from moe_hw.cli.stream import LayerStream
     from moe_hw.quantised import QuantisedLayer
-    from moe_hw.sites import moe_sites
 
-    sites = moe_sites(load_model(path))[:count]
-    return [QuantisedLayer(site.layer(), weight_format, site.name) for site in sites]
+    stream = LayerStream(path)
+    names = [site.name for site in stream.sites[:count]]
+    return [QuantisedLayer(stream.layer(number), weight_format, name) for number, name in enumerate(names)]
 
 
 def check_count(model: Model, count: int) -> None:

@@ -14,10 +14,10 @@ from host import driver
 from host.driver import Device
 from moe_hw.arch import Arch
 from moe_hw.errors import DeviceError, ImageError
-from moe_hw.image import open_image, write_image
 from moe_hw.layer import random_layer
 from moe_hw.quantised import QuantisedLayer
 from moe_hw.spec import LayerSpec, SharedSpec
+from moe_hw.stored import open_image, write_image
 from moe_hw.twins.layer import golden
 from tests.host.fake import FakeTransport
 from tests.host.support import ARCH, assert_equal, spec

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from moe_hw import cli
 from moe_hw.cli.checkpoint import load_model
-from moe_hw.image import open_image
 from moe_hw.quantised import QuantisedLayer
 from moe_hw.sites import moe_sites
+from moe_hw.stored import open_image
 from tests.host.models import config_of
 
 
@@ -71,7 +71,8 @@ def test_mxfp4_reaches_the_device_without_a_loss(tmp_path: Path) -> None:
 def test_an_mxfp4_checkpoint_is_packed(tmp_path: Path) -> None:
     mxfp4_checkpoint(tmp_path / "model")
     out = tmp_path / "image"
-    assert cli.main(["pack", "--model", str(tmp_path / "model"), "--format", "mxfp4", "-o", str(out)]) == 0
+    arguments = ["pack", "--jobs", "1", "--model", str(tmp_path / "model"), "--format", "mxfp4"]
+    assert cli.main([*arguments, "-o", str(out)]) == 0
     assert [layer.weight_format for layer in open_image(out).layers] == ["mxfp4"] * 2
 
 
@@ -116,6 +117,6 @@ def test_a_published_format_with_missing_tensors_is_one_line(
     tensors = saved(tmp_path / "model", "gpt_oss", hidden_size=64, intermediate_size=32, head_dim=32)
     kept = {name: weight for name, weight in tensors.items() if "experts" not in name}
     rewrite(tmp_path / "model", kept, {"quant_method": method})
-    assert cli.main(["pack", "--model", str(tmp_path / "model"), "-o", str(tmp_path / "image")]) == 4
+    assert cli.main(["pack", "--jobs", "1", "--model", str(tmp_path / "model"), "-o", str(tmp_path / "image")]) == 4
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "experts" in error

@@ -111,7 +111,7 @@ def test_weights_and_codes_are_those_of_the_checkpoint(tmp_path: Path, method: s
 
 def test_act_order_is_rounded_anew_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint(tmp_path / "model", "gptq", act_order=True)
-    arguments = ["pack", "--model", str(tmp_path / "model"), "--format", "int5", "--scales", "grid"]
+    arguments = ["pack", "--jobs", "1", "--model", str(tmp_path / "model"), "--format", "int5", "--scales", "grid"]
     assert cli.main([*arguments, "-o", str(tmp_path / "image")]) == 0
     assert (
         "blocks of 32 weights are no integers times a step of theirs, and were rounded anew" in capsys.readouterr().out
@@ -134,7 +134,7 @@ def test_a_layout_that_is_not_known(
     config = json.loads((tmp_path / "config.json").read_text())
     config["quantization_config"] |= change
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert cli.main(["pack", "--model", str(tmp_path), "-o", str(tmp_path / "image")]) == 4
+    assert cli.main(["pack", "--jobs", "1", "--model", str(tmp_path), "-o", str(tmp_path / "image")]) == 4
     assert message in capsys.readouterr().err
 
 
@@ -146,7 +146,7 @@ def test_a_missing_part_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     tensors = load_file(file)
     del tensors["model.layers.0.mlp.experts.2.up_proj.scales"]
     save_file(tensors, file, {"format": "pt"})
-    assert cli.main(["pack", "--model", str(tmp_path), "-o", str(tmp_path / "image")]) == 4
+    assert cli.main(["pack", "--jobs", "1", "--model", str(tmp_path), "-o", str(tmp_path / "image")]) == 4
     assert "model.layers.0.mlp.experts.2.up_proj.scales: expected a tensor beside" in capsys.readouterr().err
 
 
