@@ -31,6 +31,9 @@ MAX_GROUPS = 32
 LONGEST_RUN = 16
 """Lines of hidden activations that are written as one burst at most: 1024 bytes."""
 
+E2M1 = (0, 1, 2, 3, 4, 6, 8, 12)
+"""Magnitudes of the elements of MXFP4, in halves (OCP Microscaling Formats v1.0, 5.3.3)."""
+
 ACC_BITS = 48
 """Bits of a scale-accumulator and of a combine word."""
 

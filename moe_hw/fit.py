@@ -17,7 +17,7 @@ DSPS_PER_COLUMN = ROWS // 2
 DSPS_FIXED = 26
 """Multipliers outside the array: post, router, combine, addresses. From Yosys' ``synth_ecp5``, default sizes."""
 
-LUTS_PER_MAC = 32
+LUTS_PER_MAC = 41
 LUTS_FIXED = 30000
 """The array's rows and everything else, from the same synthesis; for other sizes and families an estimate."""
 

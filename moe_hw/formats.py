@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from moe_hw.arch import EXP_ZERO, PLANES_PER_PASS, ROWS, passes_of
+from moe_hw.arch import E2M1, EXP_ZERO, PLANES_PER_PASS, ROWS, passes_of
 from moe_hw.errors import InputError, ModelError, UsageError
 
 MAX_FRACTION = 31
@@ -36,9 +36,10 @@ class WeightFormat:
 
     Attributes:
         name: as users write it.
-        bits: bits of a code, at least 2.
+        bits: bits of a code in memory, at least 2.
         token_bits: bits of a token's mantissa that the format is multiplied with: 8, or 16 in the router.
-        values: the magnitudes of codes that the quantiser uses, if not all: their scales are powers of two.
+        values: the magnitudes that a code may have, if not all that its bits can say: of E2M1 elements. Their scales
+            are powers of two, and in memory is the element.
     """
 
     name: str
@@ -48,8 +49,19 @@ class WeightFormat:
 
     @property
     def largest(self) -> int:
-        """The largest code that the array takes."""
-        return (1 << self.bits - 1) - 1
+        """The largest code."""
+        return max(self.values, default=(1 << self.bits - 1) - 1)
+
+    @property
+    def largest_digit(self) -> int:
+        """The largest code up to which there are all."""
+        return next((code for code in range(self.largest) if self.values and code + 1 not in self.values), self.largest)
+
+    @property
+    def codes(self) -> np.ndarray:
+        """All codes, ascending, int64."""
+        magnitudes = np.array(self.values or range(self.largest + 1))
+        return np.unique(np.concatenate((-magnitudes, magnitudes)))
 
     @property
     def passes(self) -> int:
@@ -59,17 +71,14 @@ class WeightFormat:
     def shift(self, blocks: int) -> int:
         """Left shift of the least significant pass in the accumulator, for a reduction over ``blocks`` blocks."""
         token_extra = self.token_bits - 8
-        magnitude = 5 + (self.bits - 1) + 7 + token_extra + 4
+        magnitude = 5 + self.largest.bit_length() + 7 + token_extra + 4
         top = PLANES_PER_PASS * (self.passes - 1) + token_extra
         return min(24 - top, 46 - magnitude - (blocks - 1).bit_length())
 
 
-E2M1 = (0, 1, 2, 3, 4, 6, 8, 12)
-"""Magnitudes of the elements of MXFP4, in halves (OCP Microscaling Formats v1.0, 5.3.3)."""
-
 FORMATS = {
     **{f"int{bits}": WeightFormat(f"int{bits}", bits) for bits in (2, 3, 4, 5, 6, 8)},
-    "mxfp4": WeightFormat("mxfp4", 5, values=E2M1),
+    "mxfp4": WeightFormat("mxfp4", 4, values=E2M1),
 }
 """Weight formats of the experts by name."""
 
@@ -223,7 +232,7 @@ def largest_bias_exponent(magnitude: float, form: WeightFormat, constant_exponen
 
 def _bias_exponents(magnitude: np.ndarray, form: WeightFormat, constant_exponent: int) -> np.ndarray:
     unit, count = DIGITS[0]
-    return np.frexp(magnitude / (count * unit * form.largest))[1] - 3 - constant_exponent
+    return np.frexp(magnitude / (count * unit * form.largest_digit))[1] - 3 - constant_exponent
 
 
 def with_bias(matrix: QuantisedMatrix, bias: torch.Tensor, constant_exponent: int) -> QuantisedMatrix:

@@ -9,7 +9,7 @@ import torch
 
 from moe_hw.arch import ROWS, SEGMENT_ALIGN, TILES_PER_SCALE_BEAT, Arch
 from moe_hw.errors import ImageError
-from moe_hw.formats import MAX_FRACTION, ROUTER, QuantisedMatrix, Tokens
+from moe_hw.formats import MAX_FRACTION, ROUTER, QuantisedMatrix, Tokens, WeightFormat
 from moe_hw.quantised import CodedLayer, QuantisedExpert
 from moe_hw.registers import LAYER, LAYER_MAGIC
 from moe_hw.spec import LayerSpec
@@ -59,7 +59,7 @@ def matrix_segment(matrix: QuantisedMatrix, arch: Arch) -> np.ndarray:
         uint8, padded with zeros to whole units of ``arch.segment_bytes``.
     """
     missing = -matrix.rows % arch.columns
-    codes = np.pad(matrix.codes, ((0, missing), (0, 0)))
+    codes = np.pad(_in_memory(matrix.codes, matrix.format), ((0, missing), (0, 0)))
     scales = np.pad(matrix.scales, ((0, missing), (0, 0)), constant_values=MAX_FRACTION)
     columns = arch.sub_array.columns
 
@@ -75,6 +75,13 @@ def matrix_segment(matrix: QuantisedMatrix, arch: Arch) -> np.ndarray:
     segment[:, : len(shares[0])] = shares
     turn = arch.segment_bytes // arch.channels
     return segment.reshape(arch.channels, -1, turn).transpose(1, 0, 2).reshape(-1)
+
+
+def _in_memory(codes: np.ndarray, form: WeightFormat) -> np.ndarray:
+    """What the planes of codes are made of: two's complement, or a sign and an E2M1 magnitude."""
+    if not form.values:
+        return codes
+    return np.searchsorted(form.values, np.abs(codes)).astype(codes.dtype) | (codes < 0) << form.bits - 1
 
 
 def _tiles(codes: np.ndarray, scales: np.ndarray, bits: int, columns: int) -> np.ndarray:

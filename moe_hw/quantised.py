@@ -144,6 +144,7 @@ class CodedLayer(ABC):
             "gated": int(expert.gated),
             "square": int(expert.square),
             "bits": self.format.bits,
+            "elements": int(bool(self.format.values)),
             **limit_words("", expert, expert.limit),
             "gate_exponent": 8 + gate - routed.gate_up.shift,
             "up_exponent": 8 + up - routed.gate_up.shift,

@@ -222,6 +222,7 @@ LAYER = Record("layer", 64, (
     Word("shared_gate_limit", "As gate_limit, of the shared expert.", 28),
     Word("shared_up_limit", "As up_limit, of the shared expert.", 28),
     Word("shared_up_lower_limit", "As up_lower_limit, of the shared expert.", 28),
+    Word("elements", "1: the codes of all experts are E2M1 elements, of 4 bits; 0: two's complement.", 1),
     Word("bits", "Bits of a code of a routed expert's matrices, at least 2.", 5),
     Word("shared_bits", "Bits of a code of the shared expert's matrices.", 5),
     Word("router_bits", "Bits of a code of the router matrix.", 5),

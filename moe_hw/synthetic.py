@@ -92,7 +92,8 @@ class SyntheticLayer(CodedLayer):
         pools = {}
         for form in (ROUTER, self.format):
             code_type = np.int8 if form.bits <= 8 else np.int16
-            codes = random.integers(-form.largest, form.largest, _POOL, code_type, endpoint=True)
+            most = len(form.codes) // 2
+            codes = form.codes[most + random.integers(-most, most, _POOL, code_type, endpoint=True)].astype(code_type)
             frac = random.integers(0, 8, _POOL, np.uint8)
             pools[form.name] = codes, frac, random.integers(0, _LARGEST_F, _POOL, np.uint8, endpoint=True)
         return pools

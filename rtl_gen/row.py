@@ -8,7 +8,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
-from moe_hw.arch import Arch
+from moe_hw.arch import E2M1, Arch
 
 SUM_BITS = 18
 """Bits of a partial sum: 32 products of 5 bits by 8 bits."""
@@ -28,6 +28,7 @@ def command_layout(arch: Arch) -> data.StructLayout:
             "load_first": 1,  # it is the slice's most significant plane
             "load_signed": 1,  # and that plane is a sign
             "plane_address": bits_for(arch.expert_beats - 1),
+            "decode": 1,  # those that become active are E2M1 elements
             "swap": 1,  # the shadow codes become the active ones, for this cycle's vector on
             "x_address": bits_for(arch.vector_blocks - 1),
         }
@@ -101,28 +102,37 @@ class Row(wiring.Component):
         load = Signal()
         first = Signal()
         is_signed = Signal()
+        decode = Signal()
         swap = Signal()
         m.d.sync += [
             load.eq(self.command.load),
             first.eq(self.command.load_first),
             is_signed.eq(self.command.load_signed),
+            decode.eq(self.command.decode),
             swap.eq(self.command.swap),
         ]
 
         x = Signal(signed(8))
         m.d.sync += x.eq(x_read.data)
         for low in range(0, arch.columns, 2):
-            shadows = []
+            codes = []
             for column in (low, low + 1):
                 shadow = Signal(signed(CODE_BITS), name=f"shadow_{column}")
                 bit = plane_read.data[column]
                 with m.If(load):
                     sign = (bit & is_signed).replicate(CODE_BITS - 1)
                     m.d.sync += shadow.eq(Mux(first, Cat(bit, sign), Cat(bit, shadow[: CODE_BITS - 1])))
-                shadows.append(shadow)
+                element = Signal(signed(CODE_BITS), name=f"element_{column}")
+                with m.Switch(shadow[: CODE_BITS - 1]):
+                    for number, magnitude in enumerate(E2M1):
+                        with m.Case(number):
+                            m.d.comb += element.eq(magnitude)
+                        with m.Case(number | len(E2M1)):
+                            m.d.comb += element.eq(-magnitude)
+                codes.append(Mux(decode, element, shadow))
             weights = Signal(signed(PACK_SHIFT + CODE_BITS), name=f"weights_{low}")
             with m.If(swap):
-                m.d.sync += weights.eq((shadows[1] << PACK_SHIFT) + shadows[0])
+                m.d.sync += weights.eq((codes[1] << PACK_SHIFT) + codes[0])
             product = Signal(signed(PACK_SHIFT + CODE_BITS + 8), name=f"product_{low}")
             m.d.sync += product.eq(weights * x)
             # The upper product lost one if the lower one is negative.

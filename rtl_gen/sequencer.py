@@ -210,6 +210,7 @@ class Sequencer(wiring.Component):
             self.slot.index.eq(slot),
             pipeline.issue.eq(issue),
             pipeline.swap.eq(swap),
+            pipeline.decode.eq(self.layer.elements & ~router),
             pipeline.plane.eq(loader.plane),
             pipeline.slot.eq(self.slot.data),
             vector.result.kind.eq(job.kind),

@@ -53,7 +53,7 @@ class VectorPipeline(wiring.Component):
     -------
     issue : In(1), vector : In(vector_layout(arch))
         Multiply it.
-    swap : In(1), plane : In(plane_layout(arch))
+    swap, decode : In(1), plane : In(plane_layout(arch))
         What the command does to the codes, and that in cycles without a vector, too.
     slot : In(slot_layout(arch))
         The slot of the vector a cycle before.
@@ -69,6 +69,7 @@ class VectorPipeline(wiring.Component):
                 "issue": In(1),
                 "vector": In(vector_layout(arch)),
                 "swap": In(1),
+                "decode": In(1),
                 "plane": In(plane_layout(arch)),
                 "slot": In(slot_layout(arch)),
                 "exponents": Out(ExponentRead(arch)),
@@ -103,18 +104,19 @@ class VectorPipeline(wiring.Component):
         ]
 
         # ---- stage 3: the command; planes and swaps keep their distance to the vectors ----
-        plane, swap = self.plane, self.swap
+        plane, swap, decode = self.plane, self.swap, self.decode
         for stage in range(1, COMMAND_STAGE + 1):
             later_plane = Signal(plane_layout(arch), name=f"plane_{stage}")
-            later_swap = Signal(name=f"swap_{stage}")
-            m.d.sync += [later_plane.eq(plane), later_swap.eq(swap)]
-            plane, swap = later_plane, later_swap
+            later_swap, later_decode = Signal(name=f"swap_{stage}"), Signal(name=f"decode_{stage}")
+            m.d.sync += [later_plane.eq(plane), later_swap.eq(swap), later_decode.eq(decode)]
+            plane, swap, decode = later_plane, later_swap, later_decode
         m.d.comb += [
             self.command.load.eq(plane.load),
             self.command.load_first.eq(plane.first),
             self.command.load_signed.eq(plane.signed),
             self.command.plane_address.eq(plane.address),
             self.command.swap.eq(swap),
+            self.command.decode.eq(decode),
             self.command.x_address.eq(address),
         ]
 

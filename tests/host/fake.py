@@ -231,7 +231,8 @@ class Unpacked(QuantisedLayer):
 
     def _pair(self, address: int, down: int, blocks: int, prefix: str) -> QuantisedExpert:
         words, hidden = self._words, self._words["hidden_blocks"]
-        form = next(form for form in FORMATS.values() if form.bits == words[f"{prefix}bits"])
+        kind = words[f"{prefix}bits"], words["elements"]
+        form = next(form for form in FORMATS.values() if (form.bits, bool(form.values)) == kind)
         up_shift, down_shift = words[f"{prefix}up_shift"], words[f"{prefix}down_shift"]
         kinds = ("gate", "up") if words["gated"] else ("gate",)
         both = tuple(words[f"{prefix}{kind}_exponent"] - 8 + up_shift for kind in kinds)
@@ -249,14 +250,14 @@ class Unpacked(QuantisedLayer):
         self, parts: list[tuple[int, int]], blocks: int, form: WeightFormat, exponents: tuple[int, ...]
     ) -> QuantisedMatrix:
         """A matrix from its parts, each an offset in units and a number of rows."""
-        pieces = [self._part(offset, rows, blocks, form.bits) for offset, rows in parts]
+        pieces = [self._part(offset, rows, blocks, form) for offset, rows in parts]
         codes, scales = (np.concatenate(part) for part in zip(*pieces, strict=True))
         kind = np.int8 if form.bits <= 8 else np.int16
         return QuantisedMatrix(codes.astype(kind), scales >> 5, scales & 31, exponents, form)
 
-    def _part(self, offset: int, rows: int, blocks: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    def _part(self, offset: int, rows: int, blocks: int, form: WeightFormat) -> tuple[np.ndarray, np.ndarray]:
         """Codes and scales."""
-        columns = self._columns
+        columns, bits = self._columns, form.bits
         groups = -(-rows // columns)
         tiles = groups * blocks
         beat = 4 * columns
@@ -275,4 +276,7 @@ class Unpacked(QuantisedLayer):
             scales[out, block] = beats[first, columns * (tile % 4) : columns * (tile % 4 + 1)]
             planes = np.unpackbits(beats[place : place + bits], axis=1, bitorder="little").reshape(bits, ROWS, columns)
             codes[out, 32 * block : 32 * block + 32] = np.tensordot(powers, planes, 1).T
+        if form.values:  # a sign and the number of a magnitude
+            magnitudes = np.array(form.values)[codes & 7]
+            codes = np.where(codes < 0, -magnitudes, magnitudes)
         return codes[:rows], scales[:rows]

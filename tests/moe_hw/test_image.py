@@ -59,6 +59,8 @@ def unpack(segment: np.ndarray, rows: int, blocks: int, form: WeightFormat, colu
                     codes[group * columns + c, 32 * block + r] += value * (plane_beat[bit // 8] >> bit % 8 & 1)
     assert not segment[beat * beat_bytes :].any() and 0 <= len(segment) - beat * beat_bytes < 64
     assert not codes[rows:].any()
+    if form.values:  # a sign and the number of a magnitude
+        codes = np.where(codes < 0, -1, 1) * np.array(form.values)[codes & 7]
     frac, f = (scales[:rows] >> 5).astype(np.uint8), (scales[:rows] & 31).astype(np.uint8)
     return QuantisedMatrix(codes[:rows], frac, f, (0,), form)
 

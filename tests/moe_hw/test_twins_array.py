@@ -23,7 +23,7 @@ from moe_hw.twins.array import Operand, accumulate, expert_operand, router_opera
 def random_matrix(rng: np.random.Generator, rows: int, blocks: int, form: WeightFormat) -> QuantisedMatrix:
     kind = np.int16 if form.bits > 8 else np.int8
     return QuantisedMatrix(
-        codes=rng.integers(-form.largest, form.largest + 1, (rows, 32 * blocks)).astype(kind),
+        codes=rng.choice(form.codes, (rows, 32 * blocks)).astype(kind),
         frac=rng.integers(0, 8, (rows, blocks)).astype(np.uint8),
         f=rng.integers(0, 32, (rows, blocks)).astype(np.uint8),
         exponents=(0,),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cocotb.triggers import ClockCycles, RisingEdge
 
-from moe_hw.arch import ROWS, Arch
+from moe_hw.arch import E2M1, ROWS, Arch
 from rtl_gen.array import LATENCY, Array
 from rtl_gen.row import SUM_BITS, command_layout
 from sim.bench import streams
@@ -48,7 +48,20 @@ MOST_PLANES = 5
 UNSIGNED = -4
 """Stands for the width of an unsigned slice."""
 
-IDLE = dict.fromkeys(("load", "load_first", "load_signed", "plane_address", "swap", "x_address"), 0)
+ELEMENT = 0
+"""Stands for the width of E2M1 elements."""
+
+IDLE = dict.fromkeys(("load", "load_first", "load_signed", "plane_address", "decode", "swap", "x_address"), 0)
+
+
+def random_tile(rng: np.random.Generator, width: int, shape: tuple[int, int]) -> tuple[np.ndarray, list[int]]:
+    """Codes, and their planes."""
+    if width == ELEMENT:
+        numbers = rng.integers(0, 16, shape)
+        return np.array(E2M1)[numbers & 7] * np.where(numbers & 8, -1, 1), plane_beats(numbers, 4)
+    limits = (0, 16) if width < 0 else (1 - (1 << width - 1), 1 << width - 1)
+    codes = rng.integers(*limits, shape)
+    return codes, plane_beats(codes, abs(width))
 
 
 def schedule(vectors: int, widths: list[int]) -> tuple[list[dict[str, int]], dict[int, tuple[int, int]]]:
@@ -60,15 +73,17 @@ def schedule(vectors: int, widths: list[int]) -> tuple[list[dict[str, int]], dic
     products = {}
     begin = 0  # the first load of the tile
     for tile, width in enumerate(widths):
-        for plane in range(abs(width)):
+        for plane in range(abs(width or 4)):
+            address = tile * MOST_PLANES + plane
             commands[begin + plane].update(
-                load=1, load_first=int(plane == 0), load_signed=int(width > 0), plane_address=tile * MOST_PLANES + plane
+                load=1, load_first=int(plane == 0), load_signed=int(width >= 0), plane_address=address
             )
         begin = len(commands)
         for number in range(max(vectors, MOST_PLANES)):
             vector = min(number, vectors - 1)
             products[len(commands)] = vector, tile
-            commands.append({**IDLE, "swap": int(number == 0), "x_address": vector})
+            first = int(number == 0)
+            commands.append({**IDLE, "swap": first, "decode": first & (width == ELEMENT), "x_address": vector})
     return commands, products
 
 
@@ -76,14 +91,12 @@ async def multiply(dut, sizes: Arch, vectors: int, idle: streams.Pattern) -> Non
     """Multiply blocks by eight tiles, commands pausing as ``idle`` says, and check all sums."""
     tiles = 8
     rng = np.random.default_rng(random.randrange(1 << 32))
-    widths = [random.choice([2, 3, 4, 5, UNSIGNED, UNSIGNED]) for _ in range(tiles)]
-    ranges = [(0, 16) if width < 0 else (1 - (1 << width - 1), 1 << width - 1) for width in widths]
-    codes = [rng.integers(*limits, (ROWS, sizes.columns)) for limits in ranges]
-    codes[0][:] = ranges[0][1] - 1
+    widths = [random.choice([2, 3, 4, 5, UNSIGNED, UNSIGNED, ELEMENT]) for _ in range(tiles)]
+    codes, beats = zip(*(random_tile(rng, width, (ROWS, sizes.columns)) for width in widths), strict=True)
     blocks = rng.integers(-128, 128, (vectors, ROWS))
     blocks[0] = -128
     for tile in range(tiles):
-        await write_planes(dut, tile * MOST_PLANES, plane_beats(codes[tile], abs(widths[tile])))
+        await write_planes(dut, tile * MOST_PLANES, beats[tile])
     await write_blocks(dut, blocks)
 
     commands, products = schedule(vectors, widths)

@@ -21,7 +21,8 @@ ARCHES = {
     "small": Arch(columns=8, max_tokens=16, slots=4, expert_beats=64, vector_blocks=256),
 }
 LAYER = {
-    "input_blocks": 2, "inter_blocks": 1, "shared_blocks": 3, "bits": 5, "shared_bits": 6, "router_bits": 16,
+    "input_blocks": 2, "inter_blocks": 1, "shared_blocks": 3, "bits": 5, "elements": 0, "shared_bits": 6,
+    "router_bits": 16,
     "router_shift": -2, "up_shift": 3, "down_shift": 20, "shared_up_shift": 5, "shared_down_shift": 7,
 }  # fmt: skip
 LONG_LAYER = {**LAYER, "bits": 4, "shared_bits": 8, "input_blocks": 16, "inter_blocks": 15, "shared_blocks": 13}
@@ -93,6 +94,7 @@ class Job:
                         out.append({
                             "x_address": job["half"] * arch.vector_blocks // 2 + place + half * blocks,
                             "swap": int(slot == 0 and half == 0),
+                            "decode": int(kind != Kind.ROUTER and layer["elements"]),
                             "kind": kind.value, "shared": job["shared"], "slot": slot, "group": group, "of": of,
                             "base_exponent": base, "token_exponent": token_exponent[of["token"]],
                             "last": int(group == job["groups"] - 1 and slot == slots - 1),
@@ -181,7 +183,7 @@ class Surroundings:
         expected = [vector for job in vectors for vector in job]
         for number, ((_, command, tag), want) in enumerate(zip(self.taken, expected, strict=True)):
             got = {**tag["result"], **{name: tag[name] for name in tag if name != "result"}}
-            got.update(x_address=command["x_address"], swap=command["swap"])
+            got.update(x_address=command["x_address"], swap=command["swap"], decode=command["decode"])
             assert got == {name: want[name] for name in got}, f"vector {number}"
         self.check_planes([want for want in expected if want["swap"]])
         end = -1
@@ -241,8 +243,8 @@ async def begin(dut) -> None:
 async def loop_nest(dut, weights, drain):
     """Jobs of all kinds, at once and with pauses between them."""
     await begin(dut)
-    for pauses in ((0,), (0, 1, 2, 80)):
-        await run_jobs(dut, random_jobs(4), weights, drain, pauses=pauses)
+    for elements, pauses in enumerate(((0,), (0, 1, 2, 80))):
+        await run_jobs(dut, random_jobs(4), weights, drain, {**LAYER, "elements": elements}, pauses=pauses)
         await streams.reset(dut)  # planes are counted from the reset
 
 
