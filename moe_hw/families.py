@@ -179,10 +179,9 @@ FAMILIES = (
     ),
     Family("JambaSparseMoeBlock", _never, router="router.weight", top_k=""),
     Family("DbrxFFN", _by_sum, router="router.layer.weight", top_k="", check=_with_l1_norm),
-    Family("DeepseekV2Moe", _never, groups=_groups_by_method, shared="shared_experts", scale=_by_router),
     *(
-        Family(block, _never, shared="shared_experts", scale=_by_router)
-        for block in ("DeepseekOcr2TextMoe", "UnlimitedOcrTextMoe")
+        Family(block, _never, groups=_groups_by_method, shared="shared_experts", scale=_by_router)
+        for block in ("DeepseekV2Moe", "DeepseekOcr2TextMoe", "UnlimitedOcrTextMoe")
     ),
     Family("Mistral4MoE", _as_configured, groups=_groups, shared="shared_experts", scale=_by_router),
     Family("MistralLarge4TextMoE", _always, groups=_groups, shared="shared_experts", scale=_by_router),

@@ -36,8 +36,6 @@ def unpacked(stored: Mapping[str, torch.Tensor], quantization: Mapping[str, Any]
     unpack = _layout(quantization)
     tensors = dict(stored)
     packed = [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]
-    if not packed:
-        raise ModelError("expected packed layers (*.qweight), got none; mend quantization_config")
     for layer in packed:
         parts = {part: tensors.pop(f"{layer}.{part}", None) for part in (*PARTS, "g_idx")}
         for part in PARTS:

@@ -158,6 +158,7 @@ class CodedLayer(ABC):
             words |= {"correction": correction, "correction_shift": self.correction.shift}
         if (groups := spec.router.groups) is not None:
             words |= {
+                "groups": groups.count,
                 "group_size": spec.router.experts // groups.count,
                 "kept_groups": groups.kept,
                 "group_sum": int(groups.score == "two"),

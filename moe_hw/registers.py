@@ -208,6 +208,7 @@ LAYER = Record("layer", 64, (
     Word("correction", "What the correction table is added to: 1 to sigmoids, 2 to logits; 0: there is none.", 2),
     Word("correction_shift", "Left shift of the table's words, to units of 2^-28.", 4),
     Word("group_size", "Experts of a group; 0: experts are chosen from all.", 10),
+    Word("groups", "Groups of experts, so many that none is left over.", 6),
     Word("kept_groups", "Groups that experts are chosen from.", 5),
     Word("group_sum", "1: a group's key is the sum of its two largest; 0: its largest.", 1),
     Word("group_zero", "1: experts of other groups have the key 0; 0: they cannot be chosen.", 1),

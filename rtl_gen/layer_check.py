@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -57,7 +57,12 @@ class LayerCheck(wiring.Component):
         longest = Signal(11)  # vector of a job
         groups = Signal(16)
         sums = Signal(PRODUCT_BITS)
-        most_experts, choices = Signal(16), Signal(16)  # in the most groups, in those that are kept
+        in_groups, choices = Signal(16), Signal(16)  # experts in all groups, in those that are kept
+
+        def members(groups: Value) -> Value:
+            """A product, but of no multiplier."""
+            return sum((Mux(bit, layer.group_size << place, 0) for place, bit in enumerate(groups)), Const(0))
+
         vector_blocks = Signal(PRODUCT_BITS)
         logit_words = Signal(PRODUCT_BITS)
         m.d.comb += [
@@ -69,9 +74,8 @@ class LayerCheck(wiring.Component):
             vector_blocks.eq(layer.slots * longest),
             sums.eq(layer.tokens * groups_of(arch, layer.chunk_blocks)),
             logit_words.eq(layer.slots * groups),
-            most_experts.eq(layer.group_size * MAX_GROUPS),
-            # A product, but of no multiplier.
-            choices.eq(sum(Mux(kept, layer.group_size << bit, 0) for bit, kept in enumerate(layer.kept_groups))),
+            in_groups.eq(members(layer.groups)),
+            choices.eq(members(layer.kept_groups)),
         ]
 
         shape_ok = Mux(layer.shared_blocks == 0, ~layer.shared_gate, layer.shared_bits >= 2)
@@ -82,7 +86,13 @@ class LayerCheck(wiring.Component):
             shape_ok = shape_ok & (size != 0)
         shape_ok = shape_ok & ~(layer.sigmoid & layer.normalise & (layer.epsilon == 0))
         groups_ok = (layer.kept_groups != 0) & (layer.kept_groups <= arch.max_top_k)
-        groups_ok = groups_ok & (layer.experts <= most_experts) & (layer.group_zero | (layer.top_k <= choices))
+        groups_ok = groups_ok & (layer.kept_groups <= layer.groups) & (layer.groups <= MAX_GROUPS)
+        # The keys of a softmax are its logits.
+        shape_ok = shape_ok & (layer.sigmoid | ((layer.correction == 0) & ~layer.group_zero))
+        shape_ok = shape_ok & ~(layer.elements & (layer.bits != 4))
+        shape_ok = shape_ok & ~(layer.elements & (layer.shared_blocks != 0) & (layer.shared_bits != 4))
+        groups_ok = groups_ok & ~(layer.group_sum & (layer.group_size == 1))
+        groups_ok = groups_ok & (layer.experts == in_groups) & (layer.group_zero | (layer.top_k <= choices))
         shape_ok = shape_ok & ((layer.group_size == 0) | groups_ok)
         top_k_ok = (layer.top_k != 0) & (layer.top_k <= arch.max_top_k) & (layer.top_k <= layer.experts)
         slots_ok = (self.slots != 0) & (self.slots <= arch.slots)

@@ -41,15 +41,39 @@ def load_model(path: Path) -> Any:
     """
     config = read_config(path)
     files = check_weights(path)
+    tensors = stored_tensors(path, config, files)
     with as_model_error(path):
-        model, info = from_tensors(model_class(config), config, dict(stored_tensors(files)))
+        class_, config = language_model(config)
+        model, info = from_tensors(class_, config, tensors)
     check_all_loaded(path, info["missing_keys"], info["mismatched_keys"])
     return model.eval()
 
 
-def model_class(config: Any) -> Any:
-    """The class of the causal language model of a configuration."""
-    return _transformers().AutoModelForCausalLM._model_mapping[type(config)]
+def language_model(config: Any) -> tuple[Any, Any]:
+    """The class of a configuration's causal language model, and its own configuration: a model with images has several.
+
+    Raises:
+        ModelError: transformers has no such model.
+    """
+    mapping = _transformers().AutoModelForCausalLM._model_mapping
+    if type(config) not in mapping:
+        raise ModelError(f"{config.model_type}: expected a causal language model, transformers has none of this type")
+    class_, text = mapping[type(config)], config.sub_configs.get("text_config")
+    if text is None or class_.config_class is not text:
+        return class_, config
+    quantization = getattr(config, "quantization_config", None)
+    config = copy.deepcopy(config.get_text_config())
+    if quantization is not None:
+        config.quantization_config = quantization
+    return class_, config
+
+
+def is_published(config: Any) -> bool:
+    """The weights are those of a library that packs them (:mod:`moe_hw.published`)."""
+    from moe_hw.published import is_packed
+
+    quantization = getattr(config, "quantization_config", None)
+    return quantization is not None and is_packed(quantization)
 
 
 def from_tensors(class_: Any, config: Any, tensors: dict[str, Any], dtype: Any = None) -> Any:
@@ -60,10 +84,10 @@ def from_tensors(class_: Any, config: Any, tensors: dict[str, Any], dtype: Any =
     """
     import torch
 
-    from moe_hw.published import is_packed, unpacked
+    from moe_hw.published import unpacked
 
-    quantization = getattr(config, "quantization_config", None)
-    if quantization is not None and is_packed(quantization):
+    if is_published(config):
+        quantization = config.quantization_config
         config = copy.deepcopy(config)
         del config.quantization_config
         tensors = unpacked({name: tensor[...] for name, tensor in tensors.items()}, quantization)
@@ -94,14 +118,22 @@ def check_all_loaded(path: Path, missing: Iterable[str], mismatched: Iterable[tu
         )
 
 
-def stored_tensors(files: list[Path]) -> Iterator[tuple[str, Any]]:
-    """The tensors of files, read when they are indexed."""
+def stored_tensors(path: Path, config: Any, files: list[Path]) -> dict[str, Any]:
+    """The tensors of a checkpoint's files, read when they are indexed.
+
+    Raises:
+        ModelError: the configuration says that another library has packed them, and none is packed.
+    """
     from safetensors import safe_open
 
+    tensors = {}
     for file in files:
         weights = safe_open(file, framework="pt")
         for name in weights.keys():  # noqa: SIM118 (not a mapping)
-            yield name, weights.get_slice(name)
+            tensors[name] = weights.get_slice(name)
+    if is_published(config) and not any(name.endswith(".qweight") for name in tensors):
+        raise ModelError(f"{path}: expected packed layers (*.qweight), got none; mend quantization_config")
+    return tensors
 
 
 def load_tokenizer(path: Path) -> Any:

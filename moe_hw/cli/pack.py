@@ -78,7 +78,7 @@ class _Work:
 
     def source(self, stream: Any) -> str:
         """What makes another image."""
-        return json.dumps([stream.source, self.weight_format, self.scales])
+        return json.dumps([stream.source, self.weight_format, self.scales], default=str)
 
     def pack(self, stream: Any, number: int, progress: Callable[[str], None] | None = None) -> int:
         """Pack a layer; returns the blocks that could not keep their codes."""

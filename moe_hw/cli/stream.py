@@ -11,7 +11,8 @@ from moe_hw.cli.checkpoint import (
     check_all_loaded,
     check_weights,
     from_tensors,
-    model_class,
+    is_published,
+    language_model,
     read_config,
     stored_tensors,
 )
@@ -32,7 +33,7 @@ class LayerStream:
 
     Members:
         sites: the layers in the model's order, their weights not loaded.
-        source: what identifies the checkpoint's weights: the names, sizes and times of its files.
+        source: what identifies the checkpoint: its configuration, and the names, sizes and times of its files.
 
     Raises:
         ModelError: not a checkpoint directory, or one whose files are damaged.
@@ -43,9 +44,10 @@ class LayerStream:
         self._path = path
         self._config = read_config(path)
         files = check_weights(path)
-        self.source = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        self.source = [self._config.to_dict(), *stamps]
         self._tensors: defaultdict[int | None, dict[str, Any]] = defaultdict(dict)
-        for name, tensor in stored_tensors(files):
+        for name, tensor in stored_tensors(path, self._config, files).items():
             self._tensors[_number(name)][name] = tensor
         self.sites = sites_of(self._config)
 
@@ -58,7 +60,9 @@ class LayerStream:
         site = self.sites[number]
         tensors = self._tensors[_number(site.name)]
         with as_model_error(self._path):
-            model, info = from_tensors(_Partial.of(model_class(self._config)), self._config, tensors, _dtype(tensors))
+            class_, config = language_model(self._config)
+            dtype = None if is_published(config) else _dtype(tensors)
+            model, info = from_tensors(_Partial.of(class_), config, tensors, dtype)
         block = site.name if site.family else site.name.rpartition(".")[0]
         missing = [name for name in info["missing_keys"] if name.startswith(f"{block}.")]
         check_all_loaded(self._path, missing, info["mismatched_keys"])
@@ -70,7 +74,7 @@ def _dtype(tensors: dict[str, Any]) -> Any:
     """The narrowest type in which a layer's tensors are exact: float32, unless all floats have the same 16 bits."""
     import torch
 
-    kinds = {tensor.get_dtype() for tensor in tensors.values()} - {"U8", "I32", "I64"}
+    kinds = {tensor.get_dtype() for tensor in tensors.values()} - {"U8"}  # MXFP4, of which all have 8 bits
     return {"BF16": torch.bfloat16, "F16": torch.float16}.get(kinds.pop()) if len(kinds) == 1 else None
 
 

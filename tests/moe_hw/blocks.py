@@ -230,7 +230,10 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("kimi_linear", {"num_expert_group": 2, "topk_group": 1}),
     ("axk2", {"n_group": None, "topk_group": None}),
-    ("deepseek_v2", {**_GROUPS, "topk_method": "group_limited_greedy"}),
+    *(
+        (name, {**_GROUPS, "topk_method": "group_limited_greedy"})
+        for name in ("deepseek_v2", "deepseek_ocr2", "unlimited_ocr")
+    ),
     ("cohere2_moe", {"expert_selection_fn": "sigmoid"}),
     ("cohere2_moe", {"expert_selection_fn": "sigmoid", "norm_topk_prob": False}),
     ("lfm2_moe", {"use_expert_bias": False}),

@@ -26,10 +26,15 @@ def refusal(arch: Arch, layer: Mapping[str, int], cut: Mapping[str, int]) -> Sta
     shape_ok = shape_ok and layer["bits"] >= 2 and layer["activation"] <= RELU
     shape_ok = shape_ok and not (layer["gated"] and layer["square"])
     shape_ok = shape_ok and not (layer.get("sigmoid") and layer.get("normalise") and not layer.get("epsilon"))
+    shape_ok = shape_ok and (layer.get("sigmoid") or not (layer.get("correction") or layer.get("group_zero")))
+    for bits, used in (("bits", True), ("shared_bits", shared)):
+        shape_ok = shape_ok and not (layer.get("elements") and used and layer[bits] != 4)
     if size := layer.get("group_size"):
-        groups = layer["kept_groups"]
-        shape_ok = shape_ok and 1 <= groups <= arch.max_top_k and layer["experts"] <= MAX_GROUPS * size
-        shape_ok = shape_ok and (layer["group_zero"] or layer["top_k"] <= groups * size)
+        groups, kept_groups = layer["groups"], layer["kept_groups"]
+        shape_ok = shape_ok and not (layer["group_sum"] and size == 1)
+        shape_ok = shape_ok and 1 <= kept_groups <= min(arch.max_top_k, groups) and groups <= MAX_GROUPS
+        shape_ok = shape_ok and layer["experts"] == groups * size
+        shape_ok = shape_ok and (layer["group_zero"] or layer["top_k"] <= kept_groups * size)
     router_groups = 0 if given else -(-(layer["experts"] + layer["shared_gate"]) // arch.columns)
     vector = max(2 * layer["input_blocks"], layer["inter_blocks"], shared)
     slots, chunk = cut["slots"], cut["chunk_blocks"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from boards import load_board
@@ -143,3 +146,39 @@ def test_missing_weights_of_a_layer_are_named(tmp_path: Path) -> None:
         ModelError, match=r"expected 1 more weights such as model\.layers\.1\.mlp\.gate\.weight, got none"
     ):
         stream.layer(1)
+
+
+def test_a_model_with_images_has_a_language_model(tmp_path: Path) -> None:
+    text = {
+        "vocab_size": 64, "hidden_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 20,
+        "num_key_value_heads": 1, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 33, "linear_num_key_heads": 2, "linear_num_value_heads": 2,
+        "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    }  # fmt: skip
+    vision = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 40}
+    config = transformers.Qwen3_5MoeConfig(text_config=text, vision_config=vision)
+    transformers.Qwen3_5MoeForConditionalGeneration(config).save_pretrained(tmp_path)
+    block = load_model(tmp_path).model.layers[1].mlp
+    assert torch.equal(LayerStream(tmp_path).layer(1).router_weight(), block.gate.weight)
+
+
+def test_another_configuration_is_another_image(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, out = tmp_path / "model", tmp_path / "image"
+    shutil.copytree(checkpoint, model)
+    write = stored.write_layer
+
+    def interrupt(path: Any, number: int, *arguments: Any) -> None:
+        if number == 1:
+            raise KeyboardInterrupt
+        write(path, number, *arguments)
+
+    with monkeypatch.context() as context:
+        context.setattr(stored, "write_layer", interrupt)
+        assert pack(model, out, "--jobs", "1") == 130
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"num_experts_per_tok": 1}))
+    assert pack(model, out, "--jobs", "1") == 0
+    assert "were there" not in capsys.readouterr().out
+    assert [layer.spec.router.top_k for layer in open_image(out).layers] == [1, 1]

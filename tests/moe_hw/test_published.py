@@ -11,6 +11,7 @@ import torch
 
 from moe_hw import cli
 from moe_hw.cli.checkpoint import load_model
+from moe_hw.cli.stream import LayerStream
 from moe_hw.formats import FORMATS, largest_magnitude, largest_scale_exponent, quantise
 from moe_hw.published import AWQ_ORDER
 from moe_hw.quantised import QuantisedLayer
@@ -73,17 +74,23 @@ def awq(weight: torch.Tensor) -> tuple[dict[str, torch.Tensor], np.ndarray]:
     return parts, value.T
 
 
-def checkpoint(path: Path, method: str, act_order: bool = False) -> dict[str, np.ndarray]:
-    """A checkpoint whose experts and attentions are packed; returns the values of their matrices, [out, in]."""
+def checkpoint(path: Path, method: str, act_order: bool = False, plain: str = "none") -> dict[str, np.ndarray]:
+    """A checkpoint whose experts and attentions are packed; returns the values of their matrices, [out, in].
+
+    Layers whose names begin with ``plain`` are not packed; if there are such, all floats have the same 16 bits.
+    """
     tensors: dict[str, torch.Tensor] = {}
     values = {}
     for name, weight in saved(path, "qwen3_moe", hidden_size=64, moe_intermediate_size=96, head_dim=32).items():
-        if ".experts." in name or ("self_attn" in name and "proj" in name):
+        if not name.startswith(plain) and (".experts." in name or ("self_attn" in name and "proj" in name)):
             layer = name.removesuffix(".weight")
             parts, values[name] = gptq(weight, act_order) if method == "gptq" else awq(weight)
             tensors |= {f"{layer}.{part}": tensor.contiguous() for part, tensor in parts.items()}
         else:
             tensors[name] = weight
+    if plain != "none":
+        floats = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
+        tensors |= {name: tensors[name].bfloat16() for name in floats}
     rewrite(path, tensors, {"quant_method": method, "bits": 4, "group_size": GROUP, "version": "gemm"})
     return values
 
@@ -107,6 +114,18 @@ def test_weights_and_codes_are_those_of_the_checkpoint(tmp_path: Path, method: s
             np.testing.assert_allclose(found, value * ratio[:, None], rtol=1e-9, atol=1e-12)
             assert (np.abs(ratio - 1) <= 1 / 16).all()
     assert layer.off_grid == dict.fromkeys(range(6), 0)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_layers_are_read_one_at_a_time(tmp_path: Path, method: str) -> None:
+    """One of them not packed; the weights of the other keep more bits than any tensor of theirs has."""
+    checkpoint(tmp_path, method, plain="model.layers.0.")
+    stream = LayerStream(tmp_path)
+    for number, site in enumerate(moe_sites(load_model(tmp_path))):
+        layer, whole = stream.layer(number), site.layer()
+        for index in range(6):
+            for found, expected in zip(layer.expert(index)[:3], whole.expert(index)[:3], strict=True):
+                assert found is not None and expected is not None and torch.equal(found, expected)
 
 
 def test_act_order_is_rounded_anew_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,7 +125,8 @@ def test_descriptor_of_an_odd_layer() -> None:
     assert words["down_exponent"] == quantised.expert(0).down.exponents[0] - shift
     assert words["router_exponent"] == quantised.router.exponents[0] - words["router_shift"]
     addresses = {name for name in LAYER.index if name.endswith(("address", "stride")) or name in ("magic",)}
-    of_others = {"epsilon", "correction", "correction_shift", "group_size", "kept_groups", "group_sum", "group_zero"}
+    of_others = {"epsilon", "correction", "correction_shift"}
+    of_others |= {name for name in LAYER.index if "group" in name}
     assert set(LAYER.index) - set(words) == addresses | {"expert_down", "shared_down"} | of_others
     LAYER.pack(words)
 
@@ -193,8 +194,9 @@ def test_an_unknown_format() -> None:
 
 def test_descriptor_of_a_router_with_groups() -> None:
     words = QuantisedLayer(random_layer(SPECS["deepseek-v3"])).descriptor
-    expected = {"sigmoid": 1, "epsilon": 1, "correction": 1, "correction_shift": 0, "group_size": 3, "kept_groups": 2}
-    assert {name: words[name] for name in expected} == expected and (words["group_sum"], words["group_zero"]) == (1, 0)
+    expected = {"sigmoid": 1, "epsilon": 1, "correction": 1, "correction_shift": 0, "groups": 4, "group_size": 3}
+    assert {name: words[name] for name in expected} == expected
+    assert (words["kept_groups"], words["group_sum"], words["group_zero"]) == (2, 1, 0)
     assert QuantisedLayer(random_layer(SPECS["shares of sigmoids"])).descriptor["epsilon"] == round(1e-3 * 2**31)
     assert QuantisedLayer(random_layer(SPECS["corrected logits"])).descriptor["correction"] == 2
     assert words["scale"] == (-14 & 0xFFF) << 16 | round(2.5 * 2**14)

@@ -9,7 +9,7 @@ import cocotb
 import pytest
 from cocotb.triggers import ReadOnly, RisingEdge
 
-from moe_hw.arch import MAX_GROUPS, ROWS, Arch
+from moe_hw.arch import ROWS, Arch
 from moe_hw.registers import LAYER_MAGIC, ONE, Status
 from rtl_gen.layer_check import LayerCheck
 from rtl_gen.types import layer_layout
@@ -38,12 +38,19 @@ def near(*limits: int) -> int:
     return max(least, random.choice([limit, limit, limit + 1, limit - 1, random.randint(0, limit)]))
 
 
-def random_groups(arch: Arch) -> dict[str, int]:
-    """Half of all layers have groups, most of them as many as there can be."""
+def random_groups(experts: int, arch: Arch) -> dict[str, int]:
+    """Half of all layers have groups, most of them such as there can be."""
     if random.randrange(2):
-        return {"group_size": 0, "kept_groups": random.randrange(32)}
-    size = min(1023, near(-(-arch.max_experts // MAX_GROUPS), arch.max_experts))
-    return {"group_size": size, "kept_groups": min(31, near(arch.max_top_k)), "group_zero": random.randrange(2)}
+        size = int(random.random() < 0.1)
+        return {"group_size": size, "groups": 0, "group_sum": 0, "kept_groups": random.randrange(32)}
+    groups = random.choice([count for count in range(1, 40) if experts % count == 0] * 9 + [random.randrange(1, 64)])
+    return {
+        "groups": groups,
+        "group_size": experts // groups,
+        "kept_groups": min(31, near(arch.max_top_k, groups)),
+        "group_sum": random.randrange(2),
+        "group_zero": random.randrange(2),
+    }
 
 
 def random_case(arch: Arch) -> tuple[int, dict[str, int], dict[str, int]]:
@@ -63,8 +70,8 @@ def random_case(arch: Arch) -> tuple[int, dict[str, int], dict[str, int]]:
         "experts": min(1023, near(arch.max_experts, arch.columns * (arch.logit_words // max(slots, 1)))),
         "top_k": min(31, near(arch.max_top_k, 1)),
         "shared_gate": random.choice([0, 0, 1]),
-        "bits": random.choice([0, 1] + [2, 5, 8] * 10),
-        "shared_bits": random.choice([0, 1] + [2, 5, 8] * 10),
+        "bits": random.choice([0, 1] + [2, 4, 4, 5, 8] * 10),
+        "shared_bits": random.choice([0, 1] + [2, 4, 4, 5, 8] * 10),
         "router_bits": random.choice([0, 1] + [16] * 20),
         "given_routes": random.choice([0, 0, 1]),
         "activation": random.choice([*range(5)] * 4 + [5, 6, 7]),
@@ -72,10 +79,12 @@ def random_case(arch: Arch) -> tuple[int, dict[str, int], dict[str, int]]:
         "square": random.choice([0, 0, 0, 1]),
         "normalise": random.randrange(2),
         "sigmoid": random.randrange(2),
+        "correction": random.choice([0, 0, 1, 2]),
+        "elements": random.choice([0, 0, 0, 1]),
         "scale": random.choice([ONE] * 20 + [0]),
         "epsilon": random.choice([0, 1, 1, 1]),
-        **random_groups(arch),
     }
+    layer |= random_groups(layer["experts"], arch)
     # All 32 bits of these words count.
     cut = {name: layer[name] + (random.randrange(40) == 0) * (1 << 16) for name in ("tokens", "slots", "chunk_blocks")}
     return random.choice([LAYER_MAGIC] * 9 + [0]), cut, layer

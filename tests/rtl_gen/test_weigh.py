@@ -65,7 +65,7 @@ async def check(dut: Any, count: int, others: int, idle: str = "always", pressur
     initial = random.choice([0, 1, random.getrandbits(32)])
     dut.initial.value, dut.certain.value = initial, 0
     total = initial + sum(map(fraction, terms or numerators))
-    scale = random.choice([ONE, random.randrange(4096) << 16 | 1 << 15 | random.getrandbits(15)])
+    scale = random.choice([ONE, (random.randint(-64, 63) & 0xFFF) << 16 | 1 << 15 | random.getrandbits(15)])
     set_scale(dut, scale)
     cocotb.start_soon(add_up(dut, numerators + terms, idle))
     await compare(dut, numerators, total, pressure, scale)
