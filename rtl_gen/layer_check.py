@@ -84,15 +84,17 @@ class LayerCheck(wiring.Component):
         shape_ok = shape_ok & (layer.bits >= 2)
         for size in (layer.hidden_blocks, layer.input_blocks, layer.inter_blocks, layer.experts):
             shape_ok = shape_ok & (size != 0)
+        for bits, used in ((layer.bits, 1), (layer.shared_bits, layer.shared_blocks != 0)):
+            shape_ok = shape_ok & ~(layer.elements & used & (bits != 4))
+        # A sum of 0 would never be normalised: one of sigmoids begins with epsilon, one of exponentials has exp(0) if
+        # the keys are logits.
         shape_ok = shape_ok & ~(layer.sigmoid & layer.normalise & (layer.epsilon == 0))
-        groups_ok = (layer.kept_groups != 0) & (layer.kept_groups <= arch.max_top_k)
-        groups_ok = groups_ok & (layer.kept_groups <= layer.groups) & (layer.groups <= MAX_GROUPS)
-        # The keys of a softmax are its logits.
         shape_ok = shape_ok & (layer.sigmoid | ((layer.correction == 0) & ~layer.group_zero))
-        shape_ok = shape_ok & ~(layer.elements & (layer.bits != 4))
-        shape_ok = shape_ok & ~(layer.elements & (layer.shared_blocks != 0) & (layer.shared_bits != 4))
+        groups_ok = (layer.experts == in_groups) & (layer.groups <= MAX_GROUPS)
+        groups_ok = groups_ok & (layer.kept_groups != 0) & (layer.kept_groups <= layer.groups)
+        groups_ok = groups_ok & (layer.kept_groups <= arch.max_top_k)
+        groups_ok = groups_ok & (layer.group_zero | (layer.top_k <= choices))
         groups_ok = groups_ok & ~(layer.group_sum & (layer.group_size == 1))
-        groups_ok = groups_ok & (layer.experts == in_groups) & (layer.group_zero | (layer.top_k <= choices))
         shape_ok = shape_ok & ((layer.group_size == 0) | groups_ok)
         top_k_ok = (layer.top_k != 0) & (layer.top_k <= arch.max_top_k) & (layer.top_k <= layer.experts)
         slots_ok = (self.slots != 0) & (self.slots <= arch.slots)
