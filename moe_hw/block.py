@@ -45,7 +45,7 @@ class _Reader:
             raise UnsupportedLayer(f"block class: expected one of those in moe_hw/families.py, got {self.name}")
         self.block = block
         self.family = family = BY_BLOCK[self.name]
-        self.weights = {**dict(block.named_buffers()), **dict(block.named_parameters())}
+        self.weights = dict(block.named_buffers()) | dict(block.named_parameters())
         self.experts = read_experts(block.get_submodule(family.experts))
         shared = getattr(block, family.shared, None) if family.shared else None
         self.shared = read_shared(shared) if shared is not None else None

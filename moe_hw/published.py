@@ -18,9 +18,10 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 PARTS = ("qweight", "qzeros", "scales")
 
 
-def is_packed(quantization: Mapping[str, Any]) -> bool:
-    """Whether this module reads what a configuration says of a checkpoint's quantisation."""
-    return quantization.get("quant_method") in ("gptq", "awq")
+def is_packed(config: Any) -> bool:
+    """Whether a configuration says that its checkpoint's weights are packed in a way that this module reads."""
+    quantization = getattr(config, "quantization_config", None)
+    return quantization is not None and quantization.get("quant_method") in ("gptq", "awq")
 
 
 def unpacked(stored: Mapping[str, torch.Tensor], quantization: Mapping[str, Any]) -> dict[str, torch.Tensor]:

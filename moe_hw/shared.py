@@ -31,10 +31,6 @@ class SharedExpert:
     module: torch.nn.Module
     form: ExpertSpec
 
-    @property
-    def parameters(self) -> list[str]:
-        return [name for name, _ in self.module.named_parameters()]
-
     def spec(self, experts: ExpertSpec, gated: bool) -> tuple[ExpertSpec, SharedSpec]:
         """The routed experts' spec with its own beside it; limits may differ.
 

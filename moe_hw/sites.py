@@ -5,6 +5,7 @@ A configuration is read by building its model without weights, so nothing is kno
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,12 @@ class Site:
     experts: Experts | None = None
     shared: str = ""
     stays: str = ""
+
+    def within(self, model: torch.nn.Module) -> Site:
+        """The same layer in another instance of its model."""
+        parent, module = model.get_submodule(self.name.rpartition(".")[0]), model.get_submodule(self.name)
+        experts = None if self.experts is None else read_experts(module)
+        return dataclasses.replace(self, parent=parent, module=module, experts=experts)
 
     def layer(self) -> MoELayer:
         """The layer.

@@ -68,14 +68,6 @@ def language_model(config: Any) -> tuple[Any, Any]:
     return class_, config
 
 
-def is_published(config: Any) -> bool:
-    """The weights are those of a library that packs them (:mod:`moe_hw.published`)."""
-    from moe_hw.published import is_packed
-
-    quantization = getattr(config, "quantization_config", None)
-    return quantization is not None and is_packed(quantization)
-
-
 def from_tensors(class_: Any, config: Any, tensors: dict[str, Any], dtype: Any = None) -> Any:
     """A model and how it was loaded, from tensors, or slices of files, by their names in the checkpoint.
 
@@ -84,9 +76,9 @@ def from_tensors(class_: Any, config: Any, tensors: dict[str, Any], dtype: Any =
     """
     import torch
 
-    from moe_hw.published import unpacked
+    from moe_hw.published import is_packed, unpacked
 
-    if is_published(config):
+    if is_packed(config):
         quantization = config.quantization_config
         config = copy.deepcopy(config)
         del config.quantization_config
@@ -126,12 +118,14 @@ def stored_tensors(path: Path, config: Any, files: list[Path]) -> dict[str, Any]
     """
     from safetensors import safe_open
 
+    from moe_hw.published import is_packed
+
     tensors = {}
     for file in files:
         weights = safe_open(file, framework="pt")
         for name in weights.keys():  # noqa: SIM118 (not a mapping)
             tensors[name] = weights.get_slice(name)
-    if is_published(config) and not any(name.endswith(".qweight") for name in tensors):
+    if is_packed(config) and not any(name.endswith(".qweight") for name in tensors):
         raise ModelError(f"{path}: expected packed layers (*.qweight), got none; mend quantization_config")
     return tensors
 

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,9 @@ def execute(args: argparse.Namespace) -> int:
         progress(f"reading {args.model}")
         stream = LayerStream(args.model)
         check_model([site.spec for site in stream.sites], arch, form, board.memory.size_bytes, str(args.model))
-        work = _Work(args.model, args.output, args.format, args.scales, arch)
-        there = begin_image(args.output, arch, work.source(stream))
+        source = json.dumps([stream.source, args.format, args.scales], default=str)
+        work = _Work(args.model, args.output, args.format, args.scales, arch, source)
+        there = begin_image(args.output, arch, source)
         todo = [number for number in range(len(stream.sites)) if number not in there]
         rounded = 0
         for done, count in enumerate(_packed(work, stream, todo, min(args.jobs, len(todo)), progress), 1):
@@ -66,19 +68,20 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
+@dataclass(frozen=True)
 class _Work:
-    """What is packed, how and where to; goes to the processes that do it."""
+    """What is packed, how and where to; goes to the processes that do it.
 
-    def __init__(self, model: Path, output: Path, weight_format: str, scales: str, arch: Any):
-        self.model = model
-        self.output = output
-        self.weight_format = weight_format
-        self.scales = scales
-        self.arch = arch
+    Attributes:
+        source: of the image, see ``moe_hw.stored.begin_image``.
+    """
 
-    def source(self, stream: Any) -> str:
-        """What makes another image."""
-        return json.dumps([stream.source, self.weight_format, self.scales], default=str)
+    model: Path
+    output: Path
+    weight_format: str
+    scales: str
+    arch: Any
+    source: str
 
     def pack(self, stream: Any, number: int, progress: Callable[[str], None] | None = None) -> int:
         """Pack a layer; returns the blocks that could not keep their codes."""
@@ -87,7 +90,7 @@ class _Work:
 
         name = stream.sites[number].name
         layer = QuantisedLayer(stream.layer(number), self.weight_format, name, self.scales)
-        write_layer(self.output, number, name, layer, self.arch, self.source(stream), progress)
+        write_layer(self.output, number, name, layer, self.arch, self.source, progress)
         return sum(layer.off_grid.values())
 
 

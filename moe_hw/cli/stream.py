@@ -11,13 +11,13 @@ from moe_hw.cli.checkpoint import (
     check_all_loaded,
     check_weights,
     from_tensors,
-    is_published,
     language_model,
     read_config,
     stored_tensors,
 )
 from moe_hw.layer import MoELayer
-from moe_hw.sites import moe_sites, sites_of
+from moe_hw.published import is_packed
+from moe_hw.sites import sites_of
 
 
 def _number(name: str) -> int | None:
@@ -61,13 +61,12 @@ class LayerStream:
         tensors = self._tensors[_number(site.name)]
         with as_model_error(self._path):
             class_, config = language_model(self._config)
-            dtype = None if is_published(config) else _dtype(tensors)
+            dtype = None if is_packed(config) else _dtype(tensors)
             model, info = from_tensors(_Partial.of(class_), config, tensors, dtype)
         block = site.name if site.family else site.name.rpartition(".")[0]
         missing = [name for name in info["missing_keys"] if name.startswith(f"{block}.")]
         check_all_loaded(self._path, missing, info["mismatched_keys"])
-        (loaded,) = [other for other in moe_sites(model.eval()) if other.name == site.name]
-        return loaded.layer()
+        return site.within(model.eval()).layer()
 
 
 def _dtype(tensors: dict[str, Any]) -> Any:
