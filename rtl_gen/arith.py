@@ -52,6 +52,18 @@ class Pipeline:
             raise AttributeError(f"expected a value of stage {self._depth}, got {name!r}") from None
 
 
+def scale_stages(p: Pipeline, name: str, bits: int, shift: Value) -> None:
+    """Three stages that make the unsigned value ``name`` ``value << bits >> shift``, limited to ``bits`` bits.
+
+    Parameters:
+        shift: of 7 bits, constant while values are under way.
+    """
+    p.stage(**{name: Cat(Const(0, bits), getattr(p, name)) >> Cat(Const(0, 4), shift[4:])})
+    p.stage(**{name: getattr(p, name) >> shift[:4]})
+    scaled = getattr(p, name)
+    p.stage(**{name: Mux(scaled[bits:].any(), (1 << bits) - 1, scaled[:bits])})
+
+
 def magnitude(value: Value) -> Value:
     """``|value|`` of a signed value: unsigned, of the same width."""
     return Mux(value[-1], -value, value)[: len(value)]

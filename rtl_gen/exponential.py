@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, signed
+from amaranth.hdl import Module, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from moe_hw.arch import ACC_BITS
 from moe_hw.tables import EXP_STEPS, EXP_VALUES, LOG2_E
-from rtl_gen.arith import Pipeline
+from rtl_gen.arith import Pipeline, scale_stages
 
 ARGUMENT_BITS = 26
 """Bits of the argument D of an exponential."""
@@ -77,10 +77,7 @@ class Exponential(wiring.Component):
         p = Pipeline(m, valid=self.valid)
         p.stage(last=self.last, minuend=self.minuend, subtrahend=self.subtrahend)
         p.stage(d=(p.minuend - p.subtrahend)[:ACC_BITS], minuend=None, subtrahend=None)
-        # D = d << (A + 20), as a shift to the right from the far left, in two steps.
-        p.stage(d=Cat(Const(0, ARGUMENT_BITS), p.d) >> Cat(Const(0, 4), self.shift[4:]))
-        p.stage(d=p.d >> self.shift[:4])
-        p.stage(d=Mux(p.d[ARGUMENT_BITS:].any(), (1 << ARGUMENT_BITS) - 1, p.d[:ARGUMENT_BITS]))
+        scale_stages(p, "d", ARGUMENT_BITS, self.shift)  # D = d << (A + 20)
         half = ARGUMENT_BITS // 2
         p.stage(d=None, low=p.d[:half] * LOG2_E, high=p.d[half:] * LOG2_E)
         p.stage(low=None, high=None, product=p.low + (p.high << half))

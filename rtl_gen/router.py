@@ -180,14 +180,12 @@ class Router(wiring.Component):
         last_entry = entry == layer.top_k - 1
         largest = Signal(signed(ACC_BITS))
         gate = Signal(signed(ACC_BITS))
-        reading = Signal()
         m.d.comb += [
             sender.tokens.payload.token.eq(memory.first_token + slot),
             sender.tokens.payload.last.eq(last_slot & memory.last_job),
             sender.tokens.payload.last_of_job.eq(last_slot),
             sender.choice.eq(topk.front.index),
             sender.last_choice.eq(last_entry),
-            memory.first.eq(Mux(reading, topk.front.index, 0)),
             weigh.count.eq(layer.top_k),
             weigh.terms_follow.eq(~layer.normalise),
             weigh.initial.eq(Mux(layer.sigmoid, Mux(layer.normalise, layer.epsilon, FRACTION_ONE), 0)),
@@ -234,7 +232,7 @@ class Router(wiring.Component):
 
             # The choices' logits, one row each, of which the last is marked.
             with m.State("READ"):
-                m.d.comb += [reading.eq(1), memory.start.eq(1)]
+                m.d.comb += [memory.start.eq(1), memory.first.eq(topk.front.index)]
                 m.d.sync += memory.rows.eq(Mux(last_entry, topk.front.index + 1, 0))
                 choose("SIGMOIDS")
 

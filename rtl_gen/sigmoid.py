@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, signed
+from amaranth.hdl import Module, Mux, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from moe_hw.arch import ACC_BITS, Arch
 from moe_hw.tables import SIGMOID_BENDS, SIGMOID_PIECES, SIGMOID_SLOPES, SIGMOID_VALUES
-from rtl_gen.arith import Pipeline, magnitude
+from rtl_gen.arith import Pipeline, magnitude, scale_stages
 from rtl_gen.types import expert_bits
 
 FIXED_BITS = 40
@@ -84,10 +84,7 @@ class Sigmoid(wiring.Component):
         p = Pipeline(m, valid=self.valid)
         p.stage(last=self.last, row=self.row, logit=self.logit)
         p.stage(v=magnitude(p.logit))
-        # v << (A + 28), as a shift to the right from the far left, in two steps.
-        p.stage(v=Cat(Const(0, FIXED_BITS), p.v) >> Cat(Const(0, 4), self.shift[4:]))
-        p.stage(v=p.v >> self.shift[:4])
-        p.stage(v=Mux(p.v[FIXED_BITS:].any(), (1 << FIXED_BITS) - 1, p.v[:FIXED_BITS]))
+        scale_stages(p, "v", FIXED_BITS, self.shift)  # v << (A + 28)
         far = p.v[FIXED_UNIT + 3 :].any()
         near = Mux(far, p.v >> 1, p.v)
         p.stage(
