@@ -1,9 +1,10 @@
-"""Memory for blocks that read through ``bursts`` and ``words`` streams, or write AXI4 bursts."""
+"""Memory for blocks that read through ``bursts`` and ``words`` streams or a port, or write AXI4 bursts."""
 
 from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import cocotb
@@ -117,3 +118,12 @@ async def serve_writes(dut: Any, arch: Arch, memory: bytearray, pattern: streams
         if answer and int(dut.bready.value):
             answers.popleft()
         await RisingEdge(dut.clk)
+
+
+async def serve_corrections(dut: Any, table: Sequence[int]) -> None:
+    """The read port of a correction table: ``correction`` follows ``expert`` by a cycle, and is anything beyond it."""
+    while True:
+        await ReadOnly()
+        expert = int(dut.expert.value) if dut.expert.value.is_resolvable else 0
+        await RisingEdge(dut.clk)
+        dut.correction.value = table[expert] if expert < len(table) else random.getrandbits(31)

@@ -16,6 +16,7 @@ from moe_hw.twins.arith import bit_length
 from rtl_gen.exponential import exponential_layout
 from rtl_gen.keys import LATENCY, Keys
 from rtl_gen.types import layer_layout
+from sim.bench.memory import serve_corrections
 from sim.bench.runner import run_bench
 from sim.bench.streams import pack, reset, start, unpack, unpack_signed
 
@@ -31,14 +32,6 @@ async def begin(dut: Any) -> None:
     await start(dut)
 
 
-async def read_table(dut: Any, table: list[int]) -> None:
-    while True:
-        await ReadOnly()
-        expert = int(dut.expert.value) if dut.expert.value.is_resolvable else 0
-        await RisingEdge(dut.clk)
-        dut.correction.value = table[expert] if expert < EXPERTS else 0
-
-
 async def check(dut: Any, correction: int, shift: int, exponent: int, idle: float = 0) -> None:
     rules = twin.Rules(EXPERTS, 1, sigmoid=1, correction=correction, correction_shift=shift)
     dut.layer.value = pack(layer_layout(), {"correction": correction, "correction_shift": shift})
@@ -51,7 +44,7 @@ async def check(dut: Any, correction: int, shift: int, exponent: int, idle: floa
     sigmoids = twin.sigmoid(twin.fixed(logits, exponent))
     halvings = 29 - bit_length(sigmoids)
     mantissas = (sigmoids << halvings) >> 11
-    reading = cocotb.start_soon(read_table(dut, table))
+    reading = cocotb.start_soon(serve_corrections(dut, table))
     waiting = deque(range(EXPERTS))
     expected: deque[int | None] = deque([None] * LATENCY)
     while waiting or any(row is not None for row in expected):

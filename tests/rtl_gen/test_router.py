@@ -15,6 +15,7 @@ from moe_hw.registers import ONE
 from moe_hw.twins import router as twin
 from rtl_gen.router import Router
 from rtl_gen.types import Kind, layer_layout, result_layout, route_layout
+from sim.bench.memory import serve_corrections
 from sim.bench.runner import parameter, run_bench
 from sim.bench.streams import PATTERNS, pack, receive, reset, send, start
 from tests.rtl_gen.batches import even_parts
@@ -154,7 +155,7 @@ async def check(
     await ClockCycles(dut.clk, 2)
     table = random_table(layer)
     routes = expected(layer, logits, bases, table)
-    reading = cocotb.start_soon(read_corrections(dut, table))
+    reading = cocotb.start_soon(serve_corrections(dut, table))
     dut.loaded.value = 0
     loading = cocotb.start_soon(load_after(dut, random.choice(delays)))
     results = results_of(arch, layer, logits, bases)
@@ -169,15 +170,6 @@ async def check(
         assert got == want, f"route {number} of {layer}"
     entries = len(routes) // layer["tokens"]
     assert done == [entries * size for size in even_parts(layer["tokens"], layer["slots"])]
-
-
-async def read_corrections(dut: Any, table: list[int]) -> None:
-    """The read port of the table."""
-    while True:
-        await ReadOnly()
-        expert = int(dut.expert.value) if dut.expert.value.is_resolvable else 0
-        await RisingEdge(dut.clk)
-        dut.correction.value = table[expert] if expert < len(table) else random.getrandbits(31)
 
 
 async def load_after(dut: Any, cycles: int) -> None:
