@@ -94,8 +94,10 @@ class AcceleratedBlock(AcceleratedLayer):
         self._after = after
         self._returns_scores = returns_scores
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """``[batch, sequence, hidden]`` to the same shape, type and place."""
+    def forward(
+        self, hidden_states: torch.Tensor, input_ids: torch.Tensor | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """``[batch, sequence, hidden]`` to the same shape, type and place; ``input_ids`` do not count (DeepSeek-V4)."""
         result = self.run(hidden_states)
         output = result.output.to(dtype=hidden_states.dtype, device=hidden_states.device)
         if self._output_bias is not None:

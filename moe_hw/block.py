@@ -49,8 +49,8 @@ class _Reader:
         self.experts = read_experts(block.get_submodule(family.experts))
         shared = getattr(block, family.shared, None) if family.shared else None
         self.shared = read_shared(shared) if shared is not None else None
-        self._check_parameters()
         family.check(block)
+        self._check_parameters()
         self.spec = self._spec()
 
     def _check_parameters(self) -> None:
@@ -96,6 +96,7 @@ class _Reader:
     def layer(self) -> MoELayer:
         check_loaded(self.block)
         shared, shared_scale = self.shared, self.family.shared_scale(self.block)
+        correction = self.weights.get(self.family.correction)
 
         def scaled(weights: ExpertWeights) -> ExpertWeights:
             return weights if shared_scale == 1 else weights._replace(down=weights.down.float() * shared_scale)
@@ -104,7 +105,7 @@ class _Reader:
             self.spec,
             router=self.weights[self.family.router],
             router_bias=self.weights.get(self.family.router_bias),
-            correction=self.weights.get(self.family.correction),
+            correction=None if correction is None else correction.flatten(),
             expert=self.experts.read,
             shared=None if shared is None else lambda: scaled(shared.read()),
             shared_gate=self.weights.get(self.family.shared_gate),

@@ -32,15 +32,16 @@ POST_LATENCY = 19 + 42 + 8
 COMBINE_LATENCY = 14
 """Cycles from a result to its sum."""
 
-SCAN_CYCLES = 26
-SIGMOID_CYCLES = 24
+SCAN_CYCLES = 29
+SOFTMAX_CYCLES = 54
+CHOOSE_CYCLES = 8
 ROUTE_CYCLES = 9
 DIVIDE_CYCLES = 30
-"""Cycles of the router unit for a scan beyond one for each logit, for the choices' sigmoids, for each route, and for a
-sum's reciprocal."""
+"""Cycles of the router unit for a scan beyond one for each expert, for a softmax over all experts beyond two for each,
+for the choices beyond one for each, for each route, and for a sum's reciprocal."""
 
-EXPONENTIAL_LATENCY = 13
-"""Cycles from a choice to its exponential."""
+SCORE_LATENCY = 20
+"""Cycles from a choice's logit to its term."""
 
 GIVEN_CYCLES = 2
 """Cycles of the expert queues for each given route."""
@@ -180,17 +181,21 @@ class _Command:
         if spec.router.given:
             return known + self.latency + GIVEN_CYCLES * self.tokens * footprint.choices
         size = layer_matrices(spec, self.form.bits, self.arch.columns)[0]
-        router, sigmoid = spec.router, spec.router.score == "sigmoid"
-        scans = 1 + (router.groups is not None) + (not sigmoid and not router.normalise)
-        scan = scans * (spec.router_rows + SCAN_CYCLES) + router.top_k + SIGMOID_CYCLES * sigmoid
-        emit = ROUTE_CYCLES * footprint.choices + DIVIDE_CYCLES * (1 + spec.shared_gate)
+        router = spec.router
+        scan = router.experts + SCAN_CYCLES
+        if router.groups is not None:
+            scan += router.experts + SCAN_CYCLES + router.groups.kept
+        if router.score == "softmax" and (router.keyed or not router.normalise):
+            scan += 2 * router.experts + SOFTMAX_CYCLES
+        scan += router.top_k + spec.shared_gate + CHOOSE_CYCLES
+        emit = ROUTE_CYCLES * footprint.choices + DIVIDE_CYCLES
         routed = 0.0
         for count in self._parts(self.tokens, ROUTER_SLOTS):
             vectors = max(PLANES_PER_PASS, count * (ROUTER.token_bits // 8))
             cycles = footprint.router_groups * spec.input_blocks * ROUTER.passes * vectors
             self._job(count, 2 * spec.input_blocks, size, cycles, known)
             routed = max(routed, self.array + ARRAY_LATENCY) + count * max(scan, emit)
-        return routed + emit + EXPONENTIAL_LATENCY + self.latency
+        return routed + emit + SCORE_LATENCY + self.latency
 
     def _up(self, tokens: int, inter_blocks: int, known: float) -> None:
         columns, input_blocks = self.arch.columns, self.spec.input_blocks

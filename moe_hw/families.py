@@ -13,6 +13,9 @@ from typing import Any
 from moe_hw.errors import UnsupportedLayer
 from moe_hw.spec import GroupSpec
 
+SMALLEST_SUM = 1e-6
+"""The sum of a softmax's scores of the choices is not below this unless a correction outweighs all scores."""
+
 Scale = Callable[[Any], float]
 """A factor of outputs, from a block."""
 
@@ -39,6 +42,11 @@ def _softmax(router: Any) -> str:
 
 def _sigmoid(router: Any) -> str:
     return "sigmoid"
+
+
+def _as_computed(router: Any) -> str:
+    kind = type(router.score_fn).__name__
+    return {"SqrtSoftplusActivation": "sqrtsoftplus", "Sigmoid": "sigmoid"}.get(kind, kind)
 
 
 def _as_selected(router: Any) -> str:
@@ -83,6 +91,19 @@ def _combined(block: Any) -> float:
 def _with_l1_norm(block: Any) -> None:
     if block.moe_normalize_expert_weights is not None:
         _expect("router.norm", block.moe_normalize_expert_weights, 1)
+
+
+def _with_a_small_least_sum(block: Any) -> None:
+    if block.gate.norm_min > SMALLEST_SUM:
+        raise UnsupportedLayer(
+            f"router.norm_min: expected at most {SMALLEST_SUM:g}, which no sum of scores is below, "
+            f"got {block.gate.norm_min:g}; this version cannot run the layer"
+        )
+
+
+def _without_hash(block: Any) -> None:
+    if block.is_hash:
+        raise UnsupportedLayer("router.choice: expected the largest scores, got a table of token ids")
 
 
 def _without_cap(block: Any) -> None:
@@ -199,6 +220,22 @@ FAMILIES = (
         "JetMoeMoE", _always, router="router.layer.weight", top_k="router", experts="", output_bias="bias"
     ),
     Family("AriaTextMoELayer", _always, router="router.weight", top_k="router", shared="shared_experts"),
+    Family(
+        "Ernie4_5_MoeSparseMoeBlock",
+        _always,
+        correction="gate.moe_statics.e_score_correction_bias",
+        shared="shared_experts",
+        check=_with_a_small_least_sum,
+    ),
+    Family(
+        "DeepseekV4SparseMoeBlock",
+        _always,
+        score=_as_computed,
+        correction="gate.e_score_correction_bias",
+        shared="shared_experts",
+        scale=_by_router,
+        check=_without_hash,
+    ),
     Family(
         "Cohere2MoeSparseMoeBlock",
         lambda router: router.expert_selection_fn == "softmax" or router.norm_topk_prob,

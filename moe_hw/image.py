@@ -31,7 +31,7 @@ def matrix_bytes(rows: int, blocks: int, bits: int, columns: int) -> int:
 
 def descriptor_bytes(spec: LayerSpec) -> int:
     """Bytes of a layer's descriptor and the correction table behind it."""
-    return LAYER.size_bytes + 4 * spec.router.experts * (spec.router.correction is not None)
+    return LAYER.size_bytes + 4 * spec.router.experts * (spec.router.keyed is not None)
 
 
 def layer_matrices(spec: LayerSpec, bits: int, columns: int) -> tuple[int, int, int, int, int]:

@@ -31,14 +31,14 @@ from moe_hw.formats import (
 )
 from moe_hw.layer import ExpertWeights, MoELayer
 from moe_hw.registers import NO_LIMIT
-from moe_hw.spec import ACTIVATIONS, CORRECTIONS, ExpertSpec, LayerSpec, blocks
+from moe_hw.spec import ACTIVATIONS, CORRECTIONS, SCORES, ExpertSpec, LayerSpec, blocks
 from moe_hw.tables import GATES, RELU
 
 CACHE_BYTES = 64 << 20
 """Quantised experts that a layer keeps for the next call."""
 
 MAX_CORRECTION_SHIFT = 14
-"""Of a correction table: two of its words, each with a logit's 40 bits, are within a key."""
+"""Of a correction table: two of its words, each with a logit's 42 bits, are within a key."""
 
 COMBINE_BITS = 46
 """Bits of a combine word that the bound on its sum may fill."""
@@ -62,7 +62,7 @@ class QuantisedExpert(NamedTuple):
 
 
 class Correction(NamedTuple):
-    """The correction table, int32 ``[E]``, in units of ``2**(shift - 28)``."""
+    """The correction table, int32 ``[E]``, in units of ``2**(shift - 30)``."""
 
     table: np.ndarray
     shift: int
@@ -97,7 +97,7 @@ class CodedLayer(ABC):
     @property
     @abstractmethod
     def correction(self) -> Correction | None:
-        """The bias that counts for the choice of experts alone, or None if there is none."""
+        """The bias that counts for the choice of experts alone, or None if their keys are the logits."""
 
     @abstractmethod
     def expert(self, index: int) -> QuantisedExpert:
@@ -137,7 +137,7 @@ class CodedLayer(ABC):
             "experts": spec.router.experts,
             "top_k": spec.router.top_k,
             "normalise": int(spec.router.normalise),
-            "sigmoid": int(spec.router.score == "sigmoid"),
+            "score": 0 if spec.router.given else SCORES.index(spec.router.score),
             "shared_gate": int(spec.shared_gate),
             "given_routes": int(spec.router.given),
             "activation": RELU if expert.square else ACTIVATIONS.index(expert.activation),
@@ -154,7 +154,7 @@ class CodedLayer(ABC):
             "combine_exponent": self.combine_exponent,
         }
         if self.correction is not None:
-            correction = CORRECTIONS.index(spec.router.correction)
+            correction = CORRECTIONS.index(spec.router.keyed)
             words |= {"correction": correction, "correction_shift": self.correction.shift}
         if (groups := spec.router.groups) is not None:
             words |= {
@@ -164,10 +164,9 @@ class CodedLayer(ABC):
                 "group_sum": int(groups.score == "two"),
                 "group_zero": int(groups.zero),
             }
-        if spec.router.score == "sigmoid":
-            words["epsilon"] = max(1, round(spec.router.epsilon * 2**31))
         if self.router is not None:
             words |= {
+                "epsilon": max(1, round(spec.router.epsilon * 2**30)),
                 "scale": _number(spec.router.scale),
                 "router_bits": ROUTER.bits,
                 "router_exponent": self.router.exponents[0] - self.router.shift,
@@ -228,8 +227,11 @@ class QuantisedLayer(CodedLayer):
 
     @cached_property
     def correction(self) -> Correction | None:
-        bias = self.layer.correction()
-        return None if bias is None else correction_table(f"{self.name}: router correction", bias)
+        router, bias = self.spec.router, self.layer.correction()
+        if router.keyed is None:
+            return None
+        bias = torch.zeros(router.experts) if bias is None else bias
+        return correction_table(f"{self.name}: router correction", bias)
 
     def expert(self, index: int) -> QuantisedExpert:
         if index in self._kept:
@@ -313,10 +315,10 @@ def correction_table(name: str, bias: torch.Tensor) -> Correction:
     """
     largest = largest_magnitude(name, bias)
     for shift in range(MAX_CORRECTION_SHIFT + 1):
-        table = np.rint(np.ldexp(bias.double().numpy(), 28 - shift))
+        table = np.rint(np.ldexp(bias.double().numpy(), 30 - shift))
         if np.abs(table).max() < 2**31:
             return Correction(table.astype(np.int32), shift)
-    raise ModelError(f"{name}: expected magnitudes below 2^{MAX_CORRECTION_SHIFT + 3}, got {largest:g}")
+    raise ModelError(f"{name}: expected magnitudes below 2^{MAX_CORRECTION_SHIFT + 1}, got {largest:g}")
 
 
 class Affine(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch.nn.functional import gelu, relu, silu
+from torch.nn.functional import gelu, relu, silu, softplus
 
 from moe_hw.errors import InputError
 from moe_hw.layer import ExpertWeights, MoELayer
@@ -22,6 +22,13 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu2": lambda g: relu(g).square(),
 }
 """The activation functions by the names of ``moe_hw.spec``."""
+
+SCORES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "softmax": lambda logits: logits.softmax(dim=-1),
+    "sigmoid": torch.sigmoid,
+    "sqrtsoftplus": lambda logits: softplus(logits).sqrt(),
+}
+"""The scores by the names of ``moe_hw.spec``."""
 
 
 def reference(layer: MoELayer, x: torch.Tensor, routes: GivenRoutes | None = None) -> Result:
@@ -66,10 +73,10 @@ def _routes(layer: MoELayer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     logits = x @ weight.double().T
     if bias is not None:
         logits += bias.double()
-    scores = logits.softmax(dim=-1) if spec.score == "softmax" else logits.sigmoid()
-    keys, correction = logits, layer.correction()
+    scores = SCORES[spec.score](logits)
+    keys, correction = scores if spec.keyed == "score" else logits, layer.correction()
     if correction is not None:
-        keys = correction.double() + (scores if spec.correction == "score" else logits)
+        keys = keys + correction.double()
     if spec.groups is not None:
         keys = _in_groups(spec.groups, keys)
     experts = _ranked(keys)[:, : spec.top_k]

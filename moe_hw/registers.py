@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LAYOUT_VERSION = 4
+LAYOUT_VERSION = 5
 """Version of the words below and of the memory image; part of the configuration hash."""
 
 DEVICE_MAGIC = 0x4D6F4548  # "HEoM" in memory: MoE hardware
@@ -201,12 +201,12 @@ LAYER = Record("layer", 64, (
     Word("shared_blocks", "Blocks of 32 in the shared expert's hidden activations; 0: there is none.", 10),
     Word("experts", "Routed experts.", 10),
     Word("top_k", "Experts chosen for a token.", 5),
-    Word("normalise", "1: the weights are shares of the chosen experts' sum; 0: of all experts', or sigmoids.", 1),
-    Word("sigmoid", "1: an expert's weight comes from the sigmoid of its logit; 0: from the softmax.", 1),
-    Word("epsilon", "What the sum of sigmoids starts at, in units of 2^-31; at least 1."),
+    Word("normalise", "1: the weights are shares of the sum of the choices' scores; 0: the scores.", 1),
+    Word("score", "What becomes of a logit: 0: softmax, 1: sigmoid, 2: square root of softplus.", 2),
+    Word("epsilon", "What the sum of scores starts at, in units of 2^-30; at least 1."),
     Word("scale", "A factor of the routed experts' weights: a mantissa of 16 bits, an exponent of 12.", 28),
-    Word("correction", "What the correction table is added to: 1 to sigmoids, 2 to logits; 0: there is none.", 2),
-    Word("correction_shift", "Left shift of the table's words, to units of 2^-28.", 4),
+    Word("correction", "What the correction table is added to: 1 to scores, 2 to logits; 0: there is none.", 2),
+    Word("correction_shift", "Left shift of the table's words, to units of 2^-30.", 4),
     Word("group_size", "Experts of a group; 0: experts are chosen from all.", 10),
     Word("groups", "Groups of experts, so many that none is left over.", 6),
     Word("kept_groups", "Groups that experts are chosen from.", 5),

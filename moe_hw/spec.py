@@ -12,7 +12,9 @@ from moe_hw.errors import UnsupportedLayer
 from moe_hw.registers import LAYER
 from moe_hw.tables import GATES
 
-SCORES = ("softmax", "sigmoid", "given")
+SCORES = ("softmax", "sigmoid", "sqrtsoftplus", "given")
+"""How logits become scores; the order is that of the descriptor's numbers."""
+
 CORRECTIONS = (None, "score", "logit")
 ACTIVATIONS = (*GATES, "relu2")
 GATED = tuple(GATES)
@@ -22,7 +24,10 @@ LARGEST_SCALE = 2.0**10
 """The largest factor of the routing weights; the smallest is its reciprocal."""
 
 LARGEST_EPSILON = 1.0
-"""What the sum of a token's sigmoids may start at."""
+"""What the sum of a token's scores may start at."""
+
+LARGEST_ROOT = 64.0
+"""The largest score of sqrt(softplus): larger logits than its square count as that."""
 
 _CANNOT = "this version cannot run the layer"
 
@@ -62,19 +67,20 @@ class GroupSpec:
 class RouterSpec:
     """A linear router, or that there is none.
 
-    An expert's key is its logit or, if there is a correction, its score or its logit plus the correction bias; experts
-    with the largest keys are chosen.
+    An expert's key is its logit or, if there is a correction, its score or its logit plus the correction bias; if keys
+    of groups are added up or replaced by 0, it is the score. Experts with the largest keys are chosen.
 
     Attributes:
         experts: routed experts.
         top_k: experts chosen for a token.
-        score: how logits become weights: ``softmax`` or ``sigmoid``; or ``given``: choices and weights come with each
-            call.
-        normalise: softmax over the chosen experts, instead of over all of them; sigmoids are divided by their sum.
+        score: how logits become weights: ``softmax``, ``sigmoid`` or ``sqrtsoftplus``, ``sqrt(log(1 + exp(l)))``; or
+            ``given``: choices and weights come with each call.
+        normalise: the scores of the chosen experts are divided by their sum.
         bias: the logits have one.
-        correction: what a bias that counts for the choice alone is added to, ``score`` or ``logit``; None without.
+        correction: what a bias that counts for the choice alone is added to, ``score`` or, but of a softmax, ``logit``;
+            None without.
         groups: a limit of the choice to groups of experts.
-        epsilon: what the sum of the sigmoids starts at.
+        epsilon: what that sum starts at.
         scale: a factor of the weights of the routed experts.
     """
 
@@ -94,10 +100,11 @@ class RouterSpec:
         _choice("router.score", self.score, SCORES)
         _choice("router.normalise", self.normalise, (True, False))
         _choice("router.bias", self.bias, (False,) if self.given else (True, False))
-        _choice("router.correction", self.correction, CORRECTIONS if self.score == "sigmoid" else (None,))
-        if not 0 <= self.epsilon <= (LARGEST_EPSILON if self.score == "sigmoid" else 0):
-            expected = f"expected 0, or up to {LARGEST_EPSILON:g} with sigmoids"
-            raise UnsupportedLayer(f"router.epsilon: {expected}, got {self.epsilon}; {_CANNOT}")
+        corrections = {"given": CORRECTIONS[:1], "softmax": CORRECTIONS[:2]}.get(self.score, CORRECTIONS)
+        _choice("router.correction", self.correction, corrections)
+        largest = 0.0 if self.given else LARGEST_EPSILON
+        if not 0 <= self.epsilon <= largest:
+            raise UnsupportedLayer(f"router.epsilon: expected 0 to {largest:g}, got {self.epsilon}; {_CANNOT}")
         largest = 1.0 if self.given else LARGEST_SCALE
         if not 1 / largest <= self.scale <= largest:
             raise UnsupportedLayer(f"router.scale: expected 1/{largest:g} to {largest:g}, got {self.scale}; {_CANNOT}")
@@ -110,8 +117,8 @@ class RouterSpec:
             what = f"expected a divisor of {self.experts}, got {groups.count}"
             raise UnsupportedLayer(f"{axis}.count: {what}; {_CANNOT}")
         _choice(f"{axis} of given routes", self.given, (False,))
-        _choice(f"{axis}.score", groups.score, ("largest", "two") if self.correction else ("largest",))
-        _choice(f"{axis}.zero", groups.zero, (True, False) if self.correction == "score" else (False,))
+        _choice(f"{axis}.score", groups.score, ("largest", "two"))
+        _choice(f"{axis}.zero", groups.zero, (False,) if self.correction == "logit" else (True, False))
         if groups.score == "two":
             _size(f"{axis}.count", groups.count, self.experts // 2)
         if not groups.zero:
@@ -127,7 +134,18 @@ class RouterSpec:
         """The most that a token's weights sum to."""
         if self.given:
             return GIVEN_WEIGHTS
-        return self.scale * (1 if self.normalise or self.score == "softmax" else self.top_k)
+        if self.normalise or self.score == "softmax":
+            return self.scale
+        return self.scale * self.top_k * (LARGEST_ROOT if self.score == "sqrtsoftplus" else 1)
+
+    @property
+    def keyed(self) -> str | None:
+        """What there is a correction table for, of zeros if there is no correction; None if the keys are the logits."""
+        groups = self.groups
+        of_scores = groups is not None and (groups.score == "two" or groups.zero)
+        # Without a table the softmax is over the choices alone, and epsilon would be added to another sum.
+        of_scores |= self.score == "softmax" and self.normalise and self.epsilon > 0
+        return self.correction or ("score" if of_scores else None)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class SyntheticLayer(CodedLayer):
 
     @cached_property
     def correction(self) -> Correction | None:
-        if self.spec.router.correction is None:
+        if self.spec.router.keyed is None:
             return None
         bias = np.random.default_rng((self._seed, -1 % 2**32)).normal(0, 0.1, self.spec.router.experts)
         return correction_table(self.name, torch.from_numpy(bias))

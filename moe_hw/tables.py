@@ -4,17 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
-
-LOG2_E = 189097
-"""``round(log2(e) * 2^17)``."""
-
-EXP_VALUES = np.rint(2.0 ** (17 - np.arange(257) / 256)).astype(np.int64)
-"""T of the exponential, int64 ``[257]``: ``round(2^(17 - i / 256))``, in units of 2^-17."""
-
-EXP_STEPS = -np.diff(EXP_VALUES)
-"""G of the exponential, int64 ``[256]``: ``T[i] - T[i + 1]``, how much a piece falls."""
 
 GATES: dict[str, Callable[[float], float]] = {
     "silu": lambda g: 1 / (1 + math.exp(-g)),
@@ -36,33 +28,82 @@ GATE_VALUES = np.array(
 GATE_STEPS = np.diff(GATE_VALUES)
 """W of each activation, int64 ``[4, 512]``: ``V[i + 1] - V[i]``, how much a piece rises."""
 
-SIGMOID_PIECES = 1024
-"""Pieces of the sigmoid: the first half are 1/64 wide, the others, from 8 to 24, 1/32."""
+CURVE_PIECES = 4096
+"""Pieces of all curves of the router's scores together."""
+
+OCTAVE_PIECES = 128
+"""Pieces of an octave of a curve, and of the part below 1."""
+
+LN_2 = round(math.log(2) * 2**30)
+"""log(2) in units of 2^-30."""
 
 
-def _sigmoid_pieces() -> np.ndarray:
-    """Coefficients of ``B0 + B1 x - B2 x^2``; x from 0 to 1/64 in each piece, of half the distance in the wide ones."""
-    width = 1 / 64
-    number = np.arange(SIGMOID_PIECES)
-    wide = number >= SIGMOID_PIECES // 2
-    left = np.where(wide, number - SIGMOID_PIECES // 4, number) * width
+class Curve(NamedTuple):
+    """A rising function of a number from 0.
 
-    def sigmoid(x: float) -> np.ndarray:
-        return 1 / (1 + np.exp(-(left + x) * (1 + wide)))
+    Attributes:
+        base: its first piece is number ``OCTAVE_PIECES * base``.
+        parts: multiples of ``OCTAVE_PIECES`` pieces that it has: below 1, then octave by octave.
+        of: the function.
+        halved: its values are halved with every second octave from 2.
+    """
 
-    nodes = width * (1 + np.cos(np.pi * np.array([1, 3, 5]) / 6)) / 2
-    values = [sigmoid(node) for node in nodes]
-    chords = [(values[i + 1] - values[i]) / (nodes[i + 1] - nodes[i]) for i in (0, 1)]
-    bend = (chords[1] - chords[0]) / (nodes[2] - nodes[0])
-    slope = np.minimum(np.rint((chords[0] - bend * (nodes[0] + nodes[1])) * 2**20), 2**18 - 1)
-
-    squares = width**2 * (1 + np.cos(np.pi * np.array([3, 1]) / 4)) / 2
-    rest = [sigmoid(x) - slope / 2**20 * x for x in np.sqrt(squares)]
-    fall = np.maximum(np.rint((rest[0] - rest[1]) / (squares[1] - squares[0]) * 2**15), 0)
-    first = np.rint((rest[0] + rest[1] + fall / 2**15 * squares.sum()) / 2 * 2**30)
-    first[0] = 2**29  # the sigmoid of 0 is one half: a logit that is rounded to 0 has no sign
-    return np.stack((first, slope, fall)).astype(np.int64)
+    base: int
+    parts: int
+    of: Callable[[np.ndarray], np.ndarray]
+    halved: bool = False
 
 
-SIGMOID_VALUES, SIGMOID_SLOPES, SIGMOID_BENDS = _sigmoid_pieces()
-"""B0, B1 and B2 of the sigmoid, int64 ``[1024]`` each, in units of 2^-30, 2^-20 and 2^-15."""
+def _softplus(x: np.ndarray) -> np.ndarray:
+    return np.asarray(np.logaddexp(0.0, x))
+
+
+SIGMOID = Curve(0, 6, lambda v: 1 / (1 + np.exp(-v)))
+EXPONENTIAL = Curve(6, 6, lambda v: -np.expm1(-v))
+ROOT_BELOW = Curve(12, 6, lambda v: 1 - np.sqrt(_softplus(-v)))
+ROOT_ABOVE = Curve(18, 13, lambda v: np.sqrt(_softplus(v)), halved=True)
+LOGARITHM = Curve(31, 1, np.log1p)
+"""The curves of section 4 of ``docs/numerics.md``; together they have ``CURVE_PIECES``."""
+
+
+def _chord(f: Callable[[np.ndarray], np.ndarray], width: float) -> np.ndarray:
+    """Slope of ``f`` in each piece between the two Chebyshev nodes."""
+    low, high = (width * (1 - sign * math.sqrt(0.5)) / 2 for sign in (1, -1))
+    return (f(np.asarray(high)) - f(np.asarray(low))) / (high - low)
+
+
+def _pieces(curve: Curve) -> np.ndarray:
+    """Coefficients of ``B0 + B1 x - B2 x^2``, x from 0 to 1/128, and F: int64 ``[4, pieces]``."""
+    width = 1 / OCTAVE_PIECES
+    number = np.arange(OCTAVE_PIECES * curve.parts)
+    octave = np.maximum(number // OCTAVE_PIECES - 1, 0)
+    left = number * width - octave
+    factor = 2.0 ** -((octave + 1) // 2 * curve.halved)
+
+    def value(x: np.ndarray) -> np.ndarray:
+        return curve.of((left + x) * 2.0**octave) * factor
+
+    low, middle, high = (width * (1 - math.cos(math.pi * k / 6)) / 2 for k in (1, 3, 5))
+    below, at, above = (value(np.asarray(x)) for x in (low, middle, high))
+    bend = ((at - below) / (middle - low) - (above - at) / (high - middle)) / (high - low)
+    slope = _chord(lambda x: value(x) + bend * x**2, width)
+    steepest = np.maximum(slope, slope - bend * width)
+    fits = [(steepest * 4.0**f < 1 - 2**-12) & (np.abs(bend) * 4.0**f < 1 - 2**-12) for f in range(1, 4)]
+    fine = np.sum(np.cumprod(fits, axis=0), axis=0)
+
+    bends = np.rint(bend * 2**12 * 4.0**fine)
+    kept = bends / 2**12 / 4.0**fine
+    slopes = np.rint(_chord(lambda x: value(x) + kept * x**2, width) * 2**18 * 4.0**fine)
+    slopes = np.clip(slopes, 0, 2**18 - 1)
+    x = np.linspace(0, width, 65)[:, None]
+    rest = value(x) - (slopes / 2**18 / 4.0**fine - kept * x) * x
+    values = np.rint((rest.min(axis=0) + rest.max(axis=0)) / 2 * 2**30)
+    if curve in (SIGMOID, EXPONENTIAL):
+        values[0] = np.rint(curve.of(np.asarray(0.0)) * 2**30)  # exactly: a logit that is rounded to 0 has no sign
+    return np.stack((values, slopes, bends, fine)).astype(np.int64)
+
+
+CURVE_VALUES, CURVE_SLOPES, CURVE_BENDS, CURVE_FINE = np.concatenate(
+    [_pieces(curve) for curve in (SIGMOID, EXPONENTIAL, ROOT_BELOW, ROOT_ABOVE, LOGARITHM)], axis=1
+)
+"""B0, B1, B2 and F of all curves, int64 ``[CURVE_PIECES]`` each."""

@@ -27,7 +27,6 @@ from rtl_gen.correction import Correction
 from rtl_gen.dispatcher import Dispatcher
 from rtl_gen.emit import to_verilog
 from rtl_gen.expert_queues import ExpertQueues
-from rtl_gen.exponential import Exponential
 from rtl_gen.groups import Groups
 from rtl_gen.hidden_writer import HiddenWriter
 from rtl_gen.keys import Keys
@@ -43,8 +42,9 @@ from rtl_gen.requant import Requant
 from rtl_gen.route_reader import RouteReader
 from rtl_gen.router import Router
 from rtl_gen.row import Row
+from rtl_gen.score import Score
 from rtl_gen.sequencer import Sequencer
-from rtl_gen.sigmoid import Sigmoid
+from rtl_gen.softmax import Softmax
 from rtl_gen.streamer import Streamer
 from rtl_gen.synthesis import ECP5, ULTRASCALE_PLUS, Resources, Timing, count, place_and_route
 from rtl_gen.topk import TopK
@@ -62,9 +62,9 @@ BLOCKS: dict[str, Callable[[Arch], wiring.Component]] = {
     "requant": Requant,
     "logit_memory": LogitMemory,
     "topk": lambda arch: TopK(arch.max_top_k, ACC_BITS, expert_bits(arch)),
-    "exponential": lambda arch: Exponential(),
     "weigh": Weigh,
-    "sigmoid": Sigmoid,
+    "score": Score,
+    "softmax": Softmax,
     "keys": Keys,
     "groups": Groups,
     "correction": Correction,

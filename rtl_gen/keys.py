@@ -1,25 +1,29 @@
-"""The keys that experts are chosen by, and the sigmoids that their weights are made of."""
+"""The keys that experts are chosen by, and the scores that their weights are made of."""
 
 from __future__ import annotations
 
 from amaranth.hdl import Const, Module, Mux, signed
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from moe_hw.arch import ACC_BITS, Arch
-from rtl_gen import sigmoid
+from rtl_gen import score
 from rtl_gen.arith import Pipeline, align, bit_length
 from rtl_gen.correction import ENTRY_BITS
-from rtl_gen.exponential import FRACTION_ONE, exponential_layout
-from rtl_gen.sigmoid import Sigmoid
+from rtl_gen.score import LSE_BITS, SCORE_BITS, Function, Score
 from rtl_gen.types import expert_bits, layer_layout
 
-LATENCY = sigmoid.LATENCY + 3
+LATENCY = score.LATENCY + 3
 """Cycles from a logit to its key."""
 
 
+def term_layout() -> data.StructLayout:
+    """A score (q), and the same as ``mantissa * 2**(-11 - halvings)`` (y and n)."""
+    return data.StructLayout({"mantissa": 18, "halvings": 6, "score": SCORE_BITS})
+
+
 class Keys(wiring.Component):
-    """A logit's key: the logit itself, or its sigmoid or the logit in units of 2^-28 plus the expert's correction.
+    """A logit's score; and its key: the logit itself, or its score or the logit plus the expert's correction.
 
     Latency: ``LATENCY``; throughput: one logit a cycle.
 
@@ -32,16 +36,18 @@ class Keys(wiring.Component):
     -------
     layer : In(layer_layout())
         Stable while logits are under way.
-    valid, last, row, logit, shift : In
-        As of ``Sigmoid``.
+    valid, last, row, function, logit, peak, lse, shift : In
+        As of ``Score``.
+    choice : In(1)
+        A mark that travels with the logit.
     expert : Out, correction : In(32, signed)
         Read port of the correction table; ``correction`` follows ``expert`` by one cycle.
-    o_valid, o_last, o_row : Out
+    o_valid, o_last, o_choice, o_row : Out
         What came in ``LATENCY`` cycles ago.
     o_key : Out(48, signed)
         Its key.
-    o_term : Out(exponential_layout())
-        Its sigmoid, in the form of an exponential.
+    o_term : Out(term_layout())
+        Its score.
     """
 
     def __init__(self, arch: Arch):
@@ -51,52 +57,58 @@ class Keys(wiring.Component):
                 "layer": In(layer_layout()),
                 "valid": In(1),
                 "last": In(1),
+                "choice": In(1),
                 "row": In(expert_bits(arch)),
+                "function": In(Function),
                 "logit": In(signed(ACC_BITS)),
+                "peak": In(signed(ACC_BITS)),
+                "lse": In(LSE_BITS),
                 "shift": In(7),
                 "expert": Out(expert_bits(arch)),
                 "correction": In(signed(ENTRY_BITS)),
                 "o_valid": Out(1),
                 "o_last": Out(1),
+                "o_choice": Out(1),
                 "o_row": Out(expert_bits(arch)),
                 "o_key": Out(signed(ACC_BITS)),
-                "o_term": Out(exponential_layout()),
+                "o_term": Out(term_layout()),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         layer = self.layer
-        m.submodules.sigmoid = unit = Sigmoid(self.arch)
-        for name in ("valid", "last", "row", "logit", "shift"):
+        m.submodules.score = unit = Score(self.arch)
+        for name in ("valid", "last", "choice", "row", "function", "logit", "peak", "lse", "shift"):
             m.d.comb += getattr(unit, name).eq(getattr(self, name))
         m.d.comb += self.expert.eq(unit.o_row)
 
         p = Pipeline(m, valid=unit.o_valid)
         p.stage(
             last=unit.o_last,
+            choice=unit.o_choice,
             row=unit.o_row,
-            key=Mux(layer.correction == 0, unit.o_logit, Mux(layer.correction == 1, unit.o_sigmoid, unit.o_fixed)),
-            q=unit.o_sigmoid,
+            key=Mux(layer.correction == 0, unit.o_logit, Mux(layer.correction == 1, unit.o_score, unit.o_fixed)),
+            score=unit.o_score,
         )
         p.stage(
             correction=Mux(layer.correction == 0, 0, self.correction << layer.correction_shift)[:ACC_BITS].as_signed(),
-            length=bit_length(p.q),
+            length=bit_length(p.score),
         )
         p.stage(
             correction=None,
             key=(p.key + p.correction)[:ACC_BITS].as_signed(),
-            aligned=align(p.q, p.length),
+            aligned=align(p.score, p.length),
         )
         term = self.o_term
-        scale = (FRACTION_ONE // sigmoid.ONE).bit_length() - 1
         m.d.comb += [
             self.o_valid.eq(p.valid),
             self.o_last.eq(p.last),
+            self.o_choice.eq(p.choice),
             self.o_row.eq(p.row),
             self.o_key.eq(p.key),
             term.mantissa.eq(p.aligned[-len(term.mantissa) :]),
-            term.halvings.eq(Const(sigmoid.FIXED_UNIT + 1) - p.length),
-            term.fraction.eq(p.q << scale),
+            term.halvings.eq(Const(SCORE_BITS) - p.length),
+            term.score.eq(p.score),
         ]
         return m

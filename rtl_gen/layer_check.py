@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from moe_hw.arch import MAX_GROUPS, Arch
 from moe_hw.registers import LAYER_MAGIC, Status
 from moe_hw.tables import RELU
+from rtl_gen.score import Function
 from rtl_gen.types import groups_of, layer_layout, longest_hidden, router_groups
 
 PRODUCT_BITS = 28
@@ -86,10 +87,12 @@ class LayerCheck(wiring.Component):
             shape_ok = shape_ok & (size != 0)
         for bits, used in ((layer.bits, 1), (layer.shared_bits, layer.shared_blocks != 0)):
             shape_ok = shape_ok & ~(layer.elements & used & (bits != 4))
-        # A sum of 0 would never be normalised: one of sigmoids begins with epsilon, one of exponentials has exp(0) if
-        # the keys are logits.
-        shape_ok = shape_ok & ~(layer.sigmoid & layer.normalise & (layer.epsilon == 0))
-        shape_ok = shape_ok & (layer.sigmoid | ((layer.correction == 0) & ~layer.group_zero))
+        # A sum of 0 would never be normalised, the logarithm is no score, and of a softmax the logits are no keys.
+        shape_ok = shape_ok & ~(layer.normalise & (layer.epsilon == 0) & ~layer.given_routes)
+        shape_ok = shape_ok & (layer.score != Function.LOGARITHM) & (layer.correction != 3)
+        shape_ok = shape_ok & ~((layer.score == Function.EXPONENTIAL) & (layer.correction == 2))
+        # The first choice's logit would not be the largest.
+        shape_ok = shape_ok & ((layer.correction != 0) | ~(layer.group_sum | layer.group_zero))
         groups_ok = (layer.experts == in_groups) & (layer.groups <= MAX_GROUPS)
         groups_ok = groups_ok & (layer.kept_groups != 0) & (layer.kept_groups <= layer.groups)
         groups_ok = groups_ok & (layer.kept_groups <= arch.max_top_k)

@@ -1,4 +1,4 @@
-"""Weights of the chosen experts: exponentials or sigmoids, each divided by their sum or another."""
+"""Weights of the chosen experts: their scores, or each divided by their sum; and that of a shared expert's gate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
 
 from moe_hw.arch import EXP_BITS, EXP_MIN, Arch
-from rtl_gen.exponential import FRACTION_ONE, ONE, exponential_layout
+from rtl_gen.keys import term_layout
+from rtl_gen.score import ONE, SCORE_BITS
 from rtl_gen.types import weight_layout
 
 RECIPROCAL_BITS = 17
@@ -19,17 +20,21 @@ PRODUCT_BITS = 18 + RECIPROCAL_BITS
 """Bits of a numerator times a reciprocal."""
 
 
+GATE_EXPONENT = -8
+"""``exponent_base`` of a division by one: the sum ``2**30``, scale one."""
+
+
 def numerator_layout() -> data.StructLayout:
-    """What is kept of an exponential for the weight of its expert."""
-    return data.StructLayout({"mantissa": 18, "halvings": 7})
+    """What is kept of a score for the weight of its expert."""
+    return data.StructLayout({"mantissa": 18, "halvings": 6})
 
 
 class Weigh(wiring.Component):
-    """Adds up terms, then divides the first ones, the numerators, by the sum, while the next sum adds up.
+    """Adds up a token's terms, then divides each by the sum, while the next token's add up.
 
     The sum is normalised and its reciprocal computed bit by bit; a weight is then a product, normalised again.
 
-    Latency: from the last term to the first weight 37 cycles, and one more for each halving of the sum below 1;
+    Latency: from the last term to the first weight 37 cycles if their sum is one, and one more for each halving of it;
     throughput: a term a cycle, a weight every 8 cycles.
 
     Parameters
@@ -40,22 +45,21 @@ class Weigh(wiring.Component):
     Members
     -------
     ready : Out(1), start : In(1)
-        No sum is being added up; a pulse before its first term begins one.
+        No terms are expected; a pulse before a token's first term begins.
     count : In
-        With ``start``: numerators of the sum, from 1.
-    terms_follow : In(1)
-        With ``start``: the terms of the sum come after the numerators, or there are none; otherwise the numerators are
-        the terms.
-    initial : In(32)
-        With ``start``: what the sum begins with, in units of 2^-31; the sum must not be 0.
-    certain : In(1)
-        With ``start``: the numerators are exp(0), whatever the terms.
+        With ``start``: its terms, from 1.
+    gate : In(1)
+        With ``start``: a gate's term follows them, whose weight is that term itself.
+    normalise : In(1)
+        With ``start``: divide by the sum of the terms; otherwise by one.
+    epsilon : In(32)
+        With ``start``: what that sum begins with, in units of 2^-30; at least 1.
     scale_mantissa : In(16), scale_exponent : In(12, signed)
-        With ``start``: a factor of the weights; the mantissa's top bit is set.
-    valid, last, term : In
-        A term in each cycle that is ``valid``; ``last`` marks the last of the sum.
+        With ``start``: a factor of the weights but the gate's; the mantissa's top bit is set.
+    valid, term : In
+        A term in each cycle that is ``valid``.
     weights : Out(stream of weight_layout)
-        One for each numerator, in order.
+        One for each term, in order.
     """
 
     def __init__(self, arch: Arch):
@@ -65,14 +69,13 @@ class Weigh(wiring.Component):
                 "ready": Out(1, init=1),
                 "start": In(1),
                 "count": In(range(arch.max_top_k + 1)),
-                "terms_follow": In(1),
-                "initial": In(32),
-                "certain": In(1),
+                "gate": In(1),
+                "normalise": In(1),
+                "epsilon": In(32),
                 "scale_mantissa": In(16),
                 "scale_exponent": In(signed(EXP_BITS)),
                 "valid": In(1),
-                "last": In(1),
-                "term": In(exponential_layout()),
+                "term": In(term_layout()),
                 "weights": Out(stream.Signature(weight_layout())),
             }
         )
@@ -80,8 +83,8 @@ class Weigh(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         arch = self.arch
-        total_bits = max(PRODUCT_BITS, bits_for(arch.max_experts * FRACTION_ONE))
-        entry_bits = ceil_log2(arch.max_top_k)
+        total_bits = bits_for(arch.max_top_k << SCORE_BITS)
+        entry_bits = ceil_log2(arch.max_top_k + 1)
         m.submodules.numerators = numerators = Memory(shape=numerator_layout(), depth=2 << entry_bits, init=[])
         numerator_write, numerator_read = numerators.write_port(), numerators.read_port()
         bank = Signal()  # of the numerators whose sum is being added up; the others are being divided
@@ -89,34 +92,31 @@ class Weigh(wiring.Component):
         # ---- the sum ----
         total = Signal(total_bits)
         complete = Signal()
-        kept = Signal(range(arch.max_top_k + 1))
-        last_kept = Signal(range(arch.max_top_k))
-        all_kept = kept > last_kept
-        terms_follow, certain = Signal(), Signal()
+        kept, last_term = Signal(entry_bits), Signal(entry_bits)
+        gated, normalise = Signal(), Signal()
         scale_mantissa, scale_exponent = Signal.like(self.scale_mantissa), Signal.like(self.scale_exponent)
         m.d.comb += [
-            numerator_write.en.eq(self.valid & ~all_kept),
-            numerator_write.addr.eq(Cat(kept[:entry_bits], bank)),
-            numerator_write.data.mantissa.eq(Mux(certain, ONE, self.term.mantissa)),
-            numerator_write.data.halvings.eq(Mux(certain, 0, self.term.halvings)),
+            numerator_write.en.eq(self.valid),
+            numerator_write.addr.eq(Cat(kept, bank)),
+            numerator_write.data.mantissa.eq(self.term.mantissa),
+            numerator_write.data.halvings.eq(self.term.halvings),
         ]
         with m.If(self.start):
             m.d.sync += [
                 self.ready.eq(0),
                 kept.eq(0),
-                last_kept.eq(self.count - 1),
-                terms_follow.eq(self.terms_follow),
-                certain.eq(self.certain),
+                last_term.eq(self.count - 1 + self.gate),
+                gated.eq(self.gate),
+                normalise.eq(self.normalise),
                 scale_mantissa.eq(self.scale_mantissa),
                 scale_exponent.eq(self.scale_exponent),
-                total.eq(self.initial),
+                total.eq(Mux(self.normalise, self.epsilon, ONE)),
             ]
         with m.If(self.valid):
-            with m.If(~all_kept):
-                m.d.sync += kept.eq(kept + 1)
-            with m.If(~terms_follow | all_kept):
-                m.d.sync += total.eq(total + self.term.fraction)
-            with m.If(self.last):
+            m.d.sync += kept.eq(kept + 1)
+            with m.If(normalise & ~(gated & (kept == last_term))):
+                m.d.sync += total.eq(total + self.term.score)
+            with m.If(kept == last_term):
                 m.d.sync += complete.eq(1)
 
         # ---- the sum, then each product, in the upper bits of `value`: norm16 shifts it up and rounds it ----
@@ -125,8 +125,8 @@ class Weigh(wiring.Component):
         mantissa = Signal(16)
         rounded = Signal(17)
         m.d.comb += rounded.eq(value[-16:] + value[-17])
-        entry = Signal(range(arch.max_top_k))
-        last_entry = Signal.like(entry)
+        entry, last_entry = Signal(entry_bits), Signal(entry_bits)
+        of_gate, has_gate = Signal(), Signal()
         dividend = Signal()  # its next bit; the others behind it are zeros
         remainder = Signal(16)
         reciprocal = Signal(RECIPROCAL_BITS)
@@ -134,9 +134,11 @@ class Weigh(wiring.Component):
         dividing = Signal()  # the value at hand is the sum
         factor_exponent = Signal(signed(EXP_BITS))
         exponent_base = Signal(signed(EXP_BITS))
+        factor = Signal(RECIPROCAL_BITS)
         product = Signal(PRODUCT_BITS)
         m.d.comb += [
-            numerator_read.addr.eq(Cat(entry[:entry_bits], ~bank)),
+            numerator_read.addr.eq(Cat(entry, ~bank)),
+            of_gate.eq(has_gate & (entry == last_entry)),
             self.weights.payload.mantissa.eq(mantissa),
             self.weights.payload.exponent.eq(exponent),
         ]
@@ -147,7 +149,8 @@ class Weigh(wiring.Component):
                     value.eq(total),
                     exponent.eq(total_bits - 16),
                     entry.eq(0),
-                    last_entry.eq(last_kept),
+                    last_entry.eq(last_term),
+                    has_gate.eq(gated),
                     dividing.eq(1),
                     remainder.eq(scale_mantissa >> 1),
                     dividend.eq(scale_mantissa[0]),
@@ -177,23 +180,24 @@ class Weigh(wiring.Component):
                     dividend.eq(0),
                     reciprocal.eq(Cat(fits, reciprocal)),
                     step.eq(step + 1),
-                    exponent_base.eq(factor_exponent + 2 - exponent),
+                    exponent_base.eq(factor_exponent + 7 - exponent),
                     dividing.eq(0),
                 ]
                 with m.If(step == RECIPROCAL_BITS - 1):
                     m.next = "READ"
 
             with m.State("READ"):
+                m.d.sync += factor.eq(Mux(of_gate, 1 << 16, reciprocal))
                 m.next = "MULTIPLY"
 
             with m.State("MULTIPLY"):
-                m.d.sync += product.eq(numerator_read.data.mantissa * reciprocal)
+                m.d.sync += product.eq(numerator_read.data.mantissa * factor)
                 m.next = "ALIGN"
 
             with m.State("ALIGN"):
                 m.d.sync += [
                     value.eq(product << total_bits - PRODUCT_BITS),
-                    exponent.eq(exponent_base - numerator_read.data.halvings),
+                    exponent.eq(Mux(of_gate, GATE_EXPONENT, exponent_base) - numerator_read.data.halvings),
                 ]
                 m.next = "NORMALISE"
                 with m.If(numerator_read.data.mantissa == 0):

@@ -10,9 +10,25 @@ from numpy.typing import ArrayLike
 from moe_hw.arch import EXP_MIN
 from moe_hw.registers import ONE
 from moe_hw.routes import GivenRoutes
-from moe_hw.spec import LayerSpec
-from moe_hw.tables import EXP_STEPS, EXP_VALUES, LOG2_E, SIGMOID_BENDS, SIGMOID_SLOPES, SIGMOID_VALUES
+from moe_hw.spec import SCORES, LayerSpec
+from moe_hw.tables import (
+    CURVE_BENDS,
+    CURVE_FINE,
+    CURVE_SLOPES,
+    CURVE_VALUES,
+    EXPONENTIAL,
+    LN_2,
+    LOGARITHM,
+    OCTAVE_PIECES,
+    ROOT_ABOVE,
+    ROOT_BELOW,
+    SIGMOID,
+    Curve,
+)
 from moe_hw.twins.arith import bit_length, norm16
+
+UNIT = 1 << 30
+"""A score of one."""
 
 _NEVER = -(1 << 62)
 """Below any key."""
@@ -23,15 +39,15 @@ class Rules(NamedTuple):
 
     experts: int
     top_k: int
+    score: int = 0
     normalise: int = 1
-    sigmoid: int = 0
     correction: int = 0
     correction_shift: int = 0
     group_size: int = 0
     kept_groups: int = 0
     group_sum: int = 0
     group_zero: int = 0
-    epsilon: int = 0
+    epsilon: int = 1
     scale: int = ONE
     shared_blocks: int = 0
     shared_gate: int = 0
@@ -67,51 +83,75 @@ def scaled(d: ArrayLike, left: ArrayLike, bits: int) -> np.ndarray:
     return np.where(large, largest, np.minimum(down << np.where(large, 0, np.clip(left, 0, bits)), largest))
 
 
-def exponential(d: ArrayLike, a: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """``exp(-d * 2**a)`` of non-negative accumulator differences: (y, n), for ``y * 2**(-17 - n)``."""
-    t = (scaled(d, np.asarray(a, np.int64) + 20, 26) * LOG2_E) >> 17
-    index, rest = (t >> 12) & 255, t & 4095
-    return EXP_VALUES[index] - ((EXP_STEPS[index] * rest + 2048) >> 12), t >> 20
-
-
 def fixed(acc: ArrayLike, a: ArrayLike) -> np.ndarray:
-    """Accumulators ``acc * 2**a`` in units of 2^-28, at most 40 bits: z."""
-    acc = np.asarray(acc, np.int64)
-    return np.sign(acc) * scaled(np.abs(acc), np.asarray(a, np.int64) + 28, 40)
+    """Magnitudes of accumulators ``acc * 2**a`` in units of 2^-28, at most 40 bits: v."""
+    return scaled(np.abs(np.asarray(acc, np.int64)), np.asarray(a, np.int64) + 28, 40)
 
 
-def sigmoid(z: ArrayLike) -> np.ndarray:
-    """Sigmoid of numbers in units of 2^-28, in the same units."""
-    z = np.asarray(z, np.int64)
-    v = np.abs(z)
-    far, one = v >> 31 > 0, v >= 24 << 28
-    w = np.where(one, 0, v >> far)
-    index, rest = (w >> 22) + 256 * far * ~one, w & (1 << 22) - 1
-    slope = SIGMOID_SLOPES[index] - ((SIGMOID_BENDS[index] * (rest >> 11) + 2048) >> 12)
-    s = np.where(one, 1 << 28, (SIGMOID_VALUES[index] + ((slope * rest) >> 18) + 2) >> 2)
-    return np.where(z < 0, (1 << 28) - s, s)
+def curve(of: Curve, v: ArrayLike) -> np.ndarray:
+    """A curve at non-negative numbers in units of 2^-28, in units of 2^-30; one beyond its pieces."""
+    v = np.asarray(v, np.int64)
+    beyond = v >= 1 << 28 + of.parts - 1
+    v = np.where(beyond, 0, v)
+    octave = bit_length(v >> 29)
+    w = v >> octave
+    index, rest = OCTAVE_PIECES * (of.base + octave) + (w >> 21), w & (1 << 21) - 1
+    slope = CURVE_SLOPES[index] - ((CURVE_BENDS[index] * (rest >> 10) + (1 << 11)) >> 12)
+    value = CURVE_VALUES[index] + ((slope * rest) >> (16 + 2 * CURVE_FINE[index]))
+    return np.where(beyond, UNIT, value << (octave + 1 >> 1 if of.halved else 0))
 
 
-def fraction(y: ArrayLike, n: ArrayLike) -> np.ndarray:
-    """An exponential as a fraction of 2^32."""
-    y, n = np.asarray(y, np.int64), np.asarray(n, np.int64)
-    return np.where(n > 31, 0, (y << 14) >> np.minimum(n, 31))
+def sigmoid(acc: ArrayLike, a: ArrayLike) -> np.ndarray:
+    """Sigmoid of accumulators ``acc * 2**a`` in units of 2^-30."""
+    value = curve(SIGMOID, fixed(acc, a))
+    return np.where(np.asarray(acc) < 0, UNIT - value, value)
+
+
+def root_of_softplus(acc: ArrayLike, a: ArrayLike) -> np.ndarray:
+    """``sqrt(log(1 + exp(acc * 2**a)))`` in units of 2^-30."""
+    v = fixed(acc, a)
+    return np.where(np.asarray(acc) < 0, UNIT - curve(ROOT_BELOW, v), curve(ROOT_ABOVE, v))
+
+
+def exponential(d: ArrayLike, a: ArrayLike, lse: ArrayLike = 0) -> np.ndarray:
+    """``exp(-d * 2**a - lse)`` of non-negative accumulator differences in units of 2^-30."""
+    return UNIT - curve(EXPONENTIAL, fixed(d, a) + lse)
+
+
+def log_sum(exponentials: np.ndarray) -> np.ndarray:
+    """Logarithm, in units of 2^-28, of the sums ``[T, 1]`` of exponentials ``[T, E]`` of which one is that of 0."""
+    total = exponentials.sum(axis=1, keepdims=True)
+    halvings = bit_length(total) - 31
+    return (halvings * LN_2 + curve(LOGARITHM, (total >> halvings) - UNIT >> 2) + 2) >> 2
+
+
+def scores(logits: np.ndarray, a: np.ndarray, rules: Rules, peak: np.ndarray, lse: ArrayLike) -> np.ndarray:
+    """Scores of accumulators in units of 2^-30; ``peak`` and ``lse`` are those of a softmax."""
+    if SCORES[rules.score] == "softmax":
+        return exponential(peak - logits, a, lse)
+    return (sigmoid if SCORES[rules.score] == "sigmoid" else root_of_softplus)(logits, a)
+
+
+def terms(q: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Scores normalised to 18 bits: (y, n), for ``y * 2**(-11 - n)``."""
+    q = np.asarray(q, np.int64)
+    n = 37 - bit_length(q)
+    return (q << n) >> 19, n
 
 
 def divide(y: ArrayLike, n: ArrayLike, total: ArrayLike, scale: int = ONE) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of a term ``(y, n)`` in a ``total`` of fractions of 2^32, times a scale: (mantissa, exponent)."""
+    """Weight of a term ``(y, n)`` in a ``total`` of units of 2^-30, times a scale: (mantissa, exponent)."""
     mantissa, exponent = norm16(total, 0)
     scale_exponent = ((scale >> 16) + 2048) % 4096 - 2048
     reciprocal = ((scale & 0xFFFF) << 16) // mantissa
-    return norm16(np.asarray(y, np.int64) * reciprocal, scale_exponent + 29 - np.asarray(n, np.int64) - 31 - exponent)
+    return norm16(np.asarray(y, np.int64) * reciprocal, scale_exponent + 3 - np.asarray(n, np.int64) - exponent)
 
 
-def keys(logits: np.ndarray, a: np.ndarray, rules: Rules, table: np.ndarray) -> np.ndarray:
-    """What experts are chosen by, ``[T, E]``."""
+def keys(logits: np.ndarray, a: np.ndarray, rules: Rules, q: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """What experts with scores ``q`` are chosen by, ``[T, E]``."""
     if rules.correction == 0:
         return logits
-    z = fixed(logits, a)
-    return (sigmoid(z) if rules.correction == 1 else z) + (table << rules.correction_shift)
+    return (q if rules.correction == 1 else 4 * np.sign(logits) * fixed(logits, a)) + (table << rules.correction_shift)
 
 
 def in_groups(key: np.ndarray, rules: Rules) -> np.ndarray:
@@ -135,18 +175,15 @@ def route(acc: ArrayLike, a: ArrayLike, rules: Rules, table: ArrayLike = 0) -> R
     """
     acc, a = np.asarray(acc, np.int64), np.asarray(a, np.int64)[:, None]
     logits = acc[:, : rules.experts]
-    chosen = top_k(in_groups(keys(logits, a, rules, np.asarray(table, np.int64)), rules), rules.top_k)
-    if rules.sigmoid:
-        q = sigmoid(fixed(np.take_along_axis(logits, chosen, 1), a))
-        n = 29 - bit_length(q)
-        y = (q << n) >> 11
-        total = rules.epsilon + (8 * q).sum(axis=1, keepdims=True) if rules.normalise else np.full(a.shape, 1 << 31)
-    else:
-        y, n = exponential(np.take_along_axis(logits, chosen[:, :1], 1) - logits, a)
-        q = fraction(y, n)
-        y, n = np.take_along_axis(y, chosen, 1), np.take_along_axis(n, chosen, 1)
-        total = (np.take_along_axis(q, chosen, 1) if rules.normalise else q).sum(axis=1, keepdims=True)
-    mantissas, exponents = divide(y, n, total, rules.scale)
+    peak, lse = logits.max(axis=1, keepdims=True), np.zeros(a.shape, np.int64)
+    if not rules.normalise or rules.correction:
+        lse = log_sum(exponential(peak - logits, a))
+    q = scores(logits, a, rules, peak, lse)
+    key = keys(logits, a, rules, q, np.asarray(table, np.int64))
+    chosen = top_k(in_groups(key, rules), rules.top_k)
+    q = np.take_along_axis(q, chosen, 1)
+    total = rules.epsilon + q.sum(axis=1, keepdims=True) if rules.normalise else np.full(a.shape, UNIT)
+    mantissas, exponents = divide(*terms(q), total, rules.scale)
     shared_weight = None
     if rules.shared_gate:
         shared_weight = shared_gate(acc[:, rules.experts], a[:, 0])
@@ -172,8 +209,4 @@ def given_routes(spec: LayerSpec, tokens: int, given: GivenRoutes) -> Routes:
 
 def shared_gate(acc: ArrayLike, a: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Sigmoid of accumulators ``acc * 2**a``: (mantissa, exponent)."""
-    acc = np.asarray(acc, np.int64)
-    y, n = exponential(np.abs(acc), a)
-    total = (1 << 31) + fraction(y, n)
-    positive = acc >= 0
-    return divide(np.where(positive, 1 << 17, y), np.where(positive, 0, n), total)
+    return divide(*terms(sigmoid(acc, a)), UNIT)

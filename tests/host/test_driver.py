@@ -32,7 +32,7 @@ def device() -> Device:
     ("csr", "line"),
     [
         ("magic", "magic word to be 0x4d6f4548, got 0x2a; load a moe-hw bitstream"),
-        ("version", "layout version to be 0x4, got 0x2a"),
+        ("version", "layout version to be 0x5, got 0x2a"),
         ("config_hash_high", "configuration hash"),
         ("config_hash_low", "configuration hash"),
     ],

@@ -242,7 +242,10 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("flint", {"norm_topk_prob": False}),
     ("afmoe", {"route_scale": 2.5}),
     ("step3p7", {"swiglu_limits": [0.5, 0.5], "swiglu_limits_shared": [0.3, 0.3], "share_expert_dim": 33}),
-    ("mistral4", {"norm_topk_prob": False}),
+    *(("mistral4", {**changes, "norm_topk_prob": norm}) for changes in ({}, _GROUPS) for norm in (False, True)),
+    ("mistral_large4", _GROUPS),
+    ("ernie4_5_moe", {"moe_num_shared_experts": 0}),
+    ("deepseek_v4", {"scoring_func": "sigmoid"}),
 ]
 """Routers that the accelerator runs in other settings: entries and changes of their configuration."""
 

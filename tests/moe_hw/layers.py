@@ -25,6 +25,12 @@ SPECS = {
     "gelu_tanh": LayerSpec(31, RouterSpec(2, 2), ExpertSpec(32, "gelu_tanh", up_offset=1.0), SharedSpec(5, gated=True)),
     "sigmoids": LayerSpec(33, RouterSpec(5, 2, "sigmoid", normalise=False), ExpertSpec(31), SharedSpec(7, gated=True)),
     "shares of sigmoids": LayerSpec(40, RouterSpec(6, 3, "sigmoid", epsilon=1e-3, bias=True), ExpertSpec(24)),
+    "corrected softmax": LayerSpec(40, RouterSpec(9, 3, correction="score", scale=1.5), ExpertSpec(24)),
+    "two of a group of a softmax": LayerSpec(
+        33, RouterSpec(8, 3, normalise=False, groups=GroupSpec(4, 2, "two")), ExpertSpec(24), SharedSpec(7, gated=True)
+    ),
+    "roots": LayerSpec(32, RouterSpec(6, 2, "sqrtsoftplus", correction="score", scale=1.5), ExpertSpec(24, limit=1.0)),
+    "roots of all": LayerSpec(31, RouterSpec(5, 5, "sqrtsoftplus", normalise=False), ExpertSpec(33)),
     "corrected logits": LayerSpec(32, RouterSpec(7, 2, "sigmoid", correction="logit"), ExpertSpec(24)),
     "deepseek-v3": LayerSpec(
         33,
@@ -39,15 +45,15 @@ SPECS = {
     "blocks": LayerSpec(128, RouterSpec(16, 4, normalise=False), ExpertSpec(96), SharedSpec(160, gated=True)),
 }
 """Sizes 1, 2, odd, around a block and whole blocks; every combination of the shared expert and of normalising; forms of
-experts: activations, two layers, biases, limits; routers with sigmoids, corrections and groups."""
+experts: activations, two layers, biases, limits; routers with every score, corrections and groups."""
 
 
 @st.composite
 def group_specs(draw: st.DrawFn, experts: int, correction: str | None, most_kept: int) -> GroupSpec:
     """Groups of so many experts."""
     count = draw(st.sampled_from([count for count in range(1, min(experts, 32) + 1) if experts % count == 0]))
-    two = correction is not None and count < experts and draw(st.booleans())
-    zero = correction == "score" and draw(st.booleans())
+    two = count < experts and draw(st.booleans())
+    zero = correction != "logit" and draw(st.booleans())
     return GroupSpec(count, draw(st.integers(1, min(count, most_kept))), "two" if two else "largest", zero)
 
 
@@ -57,7 +63,7 @@ def layer_specs(draw: st.DrawFn, sizes: st.SearchStrategy[int], most_experts: in
     experts = draw(st.integers(1, most_experts))
     score = draw(st.sampled_from(SCORES))
     given = score == "given"
-    correction = draw(st.sampled_from(CORRECTIONS)) if score == "sigmoid" else None
+    correction = draw(st.sampled_from({"given": [None], "softmax": [None, "score"]}.get(score, CORRECTIONS)))
     groups = None if given else draw(st.none() | group_specs(experts, correction, most_top_k))
     choices = experts if groups is None or groups.zero else groups.kept * experts // groups.count
     router = RouterSpec(
@@ -68,7 +74,7 @@ def layer_specs(draw: st.DrawFn, sizes: st.SearchStrategy[int], most_experts: in
         bias=draw(st.booleans()) and not given,
         correction=correction,
         groups=groups,
-        epsilon=draw(st.sampled_from([0.0, 1e-6, 0.5])) if score == "sigmoid" else 0.0,
+        epsilon=0.0 if given else draw(st.sampled_from([0.0, 1e-6, 0.5])),
         scale=1.0 if given else draw(st.sampled_from([1.0, 2.0**-10, 0.3, 2.446, 2.0**10])),
     )
     gated = draw(st.booleans())

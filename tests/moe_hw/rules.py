@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from moe_hw.arch import MAX_GROUPS, ROWS, Arch
 from moe_hw.registers import COMMAND, LAYER_MAGIC, Status
+from moe_hw.spec import SCORES
 from moe_hw.tables import RELU
 
 
@@ -25,8 +26,10 @@ def refusal(arch: Arch, layer: Mapping[str, int], cut: Mapping[str, int]) -> Sta
     shape_ok = shape_ok and (given or layer["scale"] >> 15 & 1)
     shape_ok = shape_ok and layer["bits"] >= 2 and layer["activation"] <= RELU
     shape_ok = shape_ok and not (layer["gated"] and layer["square"])
-    shape_ok = shape_ok and not (layer.get("sigmoid") and layer.get("normalise") and not layer.get("epsilon"))
-    shape_ok = shape_ok and (layer.get("sigmoid") or not (layer.get("correction") or layer.get("group_zero")))
+    shape_ok = shape_ok and (given or not layer.get("normalise") or layer.get("epsilon"))
+    shape_ok = shape_ok and layer.get("score", 0) < len(SCORES) - 1 and layer.get("correction", 0) < 3
+    shape_ok = shape_ok and (layer.get("score") or layer.get("correction") != 2)
+    shape_ok = shape_ok and (layer.get("correction") or not (layer.get("group_sum") or layer.get("group_zero")))
     for bits, used in (("bits", True), ("shared_bits", shared)):
         shape_ok = shape_ok and not (layer.get("elements") and used and layer[bits] != 4)
     if size := layer.get("group_size"):

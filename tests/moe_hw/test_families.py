@@ -76,7 +76,9 @@ def test_interleaved_rows_and_biases_are_told_apart() -> None:
 @pytest.mark.parametrize(
     ("family", "changes", "message"),
     [
-        ("mistral4", {"n_group": 3, "topk_group": 2}, "router.groups.score: expected largest, got two"),
+        ("ernie4_5_moe", {"moe_norm_min": 0.1}, "router.norm_min: expected at most 1e-06, .*, got 0.1"),
+        ("deepseek_v4 by token", {}, "router.choice: expected the largest scores, got a table of token ids"),
+        ("deepseek_v4", {"scoring_func": "tanh"}, "router.score: expected softmax or .* or given, got Tanh"),
         ("deepseek_v3", {"n_group": 6, "topk_group": 3}, "router.groups.count: expected 1 to 3, got 6"),
         ("laguna", {"moe_router_logit_softcapping": 30.0}, "router.softcap: expected 0, got 30.0"),
         ("aria", {"hidden_act": "relu"}, "shared.activation: expected silu as of the routed experts, got relu"),

@@ -125,7 +125,7 @@ def test_descriptor_of_an_odd_layer() -> None:
     assert words["down_exponent"] == quantised.expert(0).down.exponents[0] - shift
     assert words["router_exponent"] == quantised.router.exponents[0] - words["router_shift"]
     addresses = {name for name in LAYER.index if name.endswith(("address", "stride")) or name in ("magic",)}
-    of_others = {"epsilon", "correction", "correction_shift"}
+    of_others = {"correction", "correction_shift"}
     of_others |= {name for name in LAYER.index if "group" in name}
     assert set(LAYER.index) - set(words) == addresses | {"expert_down", "shared_down"} | of_others
     LAYER.pack(words)
@@ -194,23 +194,23 @@ def test_an_unknown_format() -> None:
 
 def test_descriptor_of_a_router_with_groups() -> None:
     words = QuantisedLayer(random_layer(SPECS["deepseek-v3"])).descriptor
-    expected = {"sigmoid": 1, "epsilon": 1, "correction": 1, "correction_shift": 0, "groups": 4, "group_size": 3}
+    expected = {"score": 1, "epsilon": 1, "correction": 1, "correction_shift": 0, "groups": 4, "group_size": 3}
     assert {name: words[name] for name in expected} == expected
     assert (words["kept_groups"], words["group_sum"], words["group_zero"]) == (2, 1, 0)
-    assert QuantisedLayer(random_layer(SPECS["shares of sigmoids"])).descriptor["epsilon"] == round(1e-3 * 2**31)
+    assert QuantisedLayer(random_layer(SPECS["shares of sigmoids"])).descriptor["epsilon"] == round(1e-3 * 2**30)
     assert QuantisedLayer(random_layer(SPECS["corrected logits"])).descriptor["correction"] == 2
     assert words["scale"] == (-14 & 0xFFF) << 16 | round(2.5 * 2**14)
 
 
-@pytest.mark.parametrize(("largest", "shift"), [(0.0, 0), (7.99, 0), (8.0, 1), (-8.0, 1), (1000.0, 7), (131071.0, 14)])
+@pytest.mark.parametrize(("largest", "shift"), [(0.0, 0), (1.99, 0), (2.0, 1), (-2.0, 1), (1000.0, 9), (32767.0, 14)])
 def test_a_correction_table_has_the_smallest_units(largest: float, shift: int) -> None:
     bias = torch.tensor([largest, 0.3, -0.1])
     table, found = correction_table("bias", bias)
     assert found == shift and table.dtype == np.int32
-    np.testing.assert_allclose(np.ldexp(table.astype(float), shift - 28), bias.double(), atol=2.0 ** (shift - 29))
+    np.testing.assert_allclose(np.ldexp(table.astype(float), shift - 30), bias.double(), atol=2.0 ** (shift - 31))
 
 
-@pytest.mark.parametrize(("value", "message"), [(2.0**17, "expected magnitudes below 2.17, got 131072"), (nan, "NaN")])
+@pytest.mark.parametrize(("value", "message"), [(2.0**15, "expected magnitudes below 2.15, got 32768"), (nan, "NaN")])
 def test_a_correction_that_has_no_table(value: float, message: str) -> None:
     with pytest.raises(ModelError, match=f"bias: .*{message}"):
         correction_table("bias", torch.tensor([value, 0.0]))

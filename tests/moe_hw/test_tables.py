@@ -10,7 +10,25 @@ from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 
 import pytest
 
-from moe_hw.tables import EXP_STEPS, EXP_VALUES, GATE_STEPS, GATE_VALUES, GATES, LOG2_E, RELU
+from moe_hw.tables import (
+    CURVE_BENDS,
+    CURVE_FINE,
+    CURVE_PIECES,
+    CURVE_SLOPES,
+    CURVE_VALUES,
+    EXPONENTIAL,
+    GATE_STEPS,
+    GATE_VALUES,
+    GATES,
+    LN_2,
+    LOGARITHM,
+    OCTAVE_PIECES,
+    RELU,
+    ROOT_ABOVE,
+    ROOT_BELOW,
+    SIGMOID,
+    Curve,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -24,14 +42,41 @@ def nearest(value: Decimal) -> int:
     return int(value.to_integral_value(ROUND_HALF_EVEN))
 
 
-def test_log2_e() -> None:
-    assert nearest(2**17 / Decimal(2).ln()) == LOG2_E
+def test_ln_2() -> None:
+    assert nearest(2**30 * Decimal(2).ln()) == LN_2
 
 
-def test_exponential() -> None:
-    assert EXP_VALUES.tolist() == [nearest(2 ** (17 - Decimal(i) / 256)) for i in range(257)]
-    assert EXP_STEPS.tolist() == [int(EXP_VALUES[i] - EXP_VALUES[i + 1]) for i in range(256)]
-    assert (EXP_VALUES[0], EXP_VALUES[256]) == (1 << 17, 1 << 16)
+def exact(curve: Curve, v: Decimal) -> Decimal:
+    """A curve by its definition."""
+    return {
+        SIGMOID: lambda: 1 / (1 + (-v).exp()),
+        EXPONENTIAL: lambda: 1 - (-v).exp(),
+        ROOT_BELOW: lambda: 1 - (1 + (-v).exp()).ln().sqrt(),
+        ROOT_ABOVE: lambda: (1 + v.exp()).ln().sqrt(),
+        LOGARITHM: lambda: (1 + v).ln(),
+    }[curve]()
+
+
+@pytest.mark.parametrize("curve", [SIGMOID, EXPONENTIAL, ROOT_BELOW, ROOT_ABOVE, LOGARITHM], ids=lambda c: str(c.base))
+def test_curves(curve: Curve) -> None:
+    """In every piece, at five places: within 2^-24 of the exact number, or of its size if that is above one."""
+    for piece in range(OCTAVE_PIECES * curve.parts):
+        octave = max(piece // OCTAVE_PIECES - 1, 0)
+        index = OCTAVE_PIECES * curve.base + piece
+        b0, b1, b2, fine = (int(column[index]) for column in (CURVE_VALUES, CURVE_SLOPES, CURVE_BENDS, CURVE_FINE))
+        for part in (0, 0.11, 0.5, 0.87, 1):
+            x = Decimal(part) / OCTAVE_PIECES
+            slope = Decimal(b1) / 2**18 - Decimal(b2) / 2**12 * x
+            value = (Decimal(b0) / 2**30 + slope / 4**fine * x) * (2 ** ((octave + 1) // 2) if curve.halved else 1)
+            wanted = exact(curve, (Decimal(piece) / OCTAVE_PIECES - octave + x) * 2**octave)
+            assert abs(value - wanted) < max(1, wanted) / 2**24, (piece, part)
+
+
+def test_curves_fill_the_table() -> None:
+    curves = [SIGMOID, EXPONENTIAL, ROOT_BELOW, ROOT_ABOVE, LOGARITHM]
+    assert [curve.base for curve in curves] == [0, *itertools.accumulate(curve.parts for curve in curves[:-1])]
+    assert sum(curve.parts for curve in curves) * OCTAVE_PIECES == CURVE_PIECES == len(CURVE_VALUES)
+    assert CURVE_VALUES[0] == 1 << 29 and CURVE_VALUES[OCTAVE_PIECES * EXPONENTIAL.base] == 0
 
 
 def exp(value: Decimal) -> Decimal:
@@ -76,7 +121,6 @@ def test_relu_has_no_table() -> None:
 
 
 def test_pieces_fit_the_widths_of_the_rtl() -> None:
-    assert EXP_STEPS.min() > 0 and EXP_STEPS.max() < 1 << 9
     assert GATE_STEPS.min() >= 0 and GATE_STEPS.max() < 1 << 10
     assert GATE_VALUES[:, 0].max() == 0 and GATE_VALUES[:, 512].min() == GATE_VALUES.max() == 1 << 15
 

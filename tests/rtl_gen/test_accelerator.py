@@ -51,6 +51,8 @@ SPECS = [
         SharedSpec(33, gated=False),
     ),
     LayerSpec(33, RouterSpec(7, 2, "sigmoid", normalise=False, correction="logit"), ExpertSpec(32)),
+    LayerSpec(31, RouterSpec(8, 3, correction="score", groups=GroupSpec(4, 2)), ExpertSpec(40)),
+    LayerSpec(32, RouterSpec(6, 2, "sqrtsoftplus", correction="score"), ExpertSpec(31), SharedSpec(32, gated=True)),
 ]
 
 

@@ -25,17 +25,17 @@ MEMORY_BYTES = 1 << 13
 LAYER_WORDS = {
     "magic": LAYER_MAGIC, "hidden_blocks": 3, "input_blocks": 3, "gated": 1, "inter_blocks": 2, "shared_blocks": 1,
     "experts": 8, "top_k": 2, "normalise": 1, "shared_gate": 1, "bits": 4, "shared_bits": 8, "router_bits": 16,
-    "scale": ONE, "expert_stride": 77, "router_exponent": -30, "router_shift": -3, "combine_exponent": 5,
+    "scale": ONE, "epsilon": 1, "expert_stride": 77, "router_exponent": -30, "router_shift": -3, "combine_exponent": 5,
 }  # fmt: skip
 BEFORE = [
     (Status.BAD_LAYER, {"magic": LAYER_MAGIC + 1}, {}),
     *((Status.BAD_TOKENS, {}, {"tokens": tokens}) for tokens in (0, 5, 1 << 15)),
     *((Status.BAD_SHAPE, {name: 0}, {}) for name in ("hidden_blocks", "input_blocks", "inter_blocks", "bits", "scale",
                                                      "router_bits", "experts", "shared_bits", "shared_blocks")),
-    (Status.BAD_SHAPE, {"sigmoid": 1, "epsilon": 0}, {}),
+    *((Status.BAD_SHAPE, words, {}) for words in ({"epsilon": 0}, {"score": 3}, {"score": 1, "correction": 3})),
     *((Status.BAD_SHAPE, {"groups": groups, "group_size": size, "kept_groups": kept}, {})
       for groups, size, kept in ((4, 2, 0), (4, 2, 5), (8, 1, 1), (3, 2, 2), (2, 4, 3))),
-    *((Status.BAD_SHAPE, words, {}) for words in ({"correction": 1}, {"group_zero": 1}, {"elements": 1})),
+    *((Status.BAD_SHAPE, words, {}) for words in ({"correction": 2}, {"group_zero": 1}, {"elements": 1})),
     (Status.TOO_MANY_EXPERTS, {"experts": 17}, {}),
     *((Status.BAD_TOP_K, layer, {}) for layer in ({"top_k": 5}, {"top_k": 0}, {"experts": 1})),
     *((Status.VECTOR_BUFFER_FULL, {name: size}, {}) for name, size in (("input_blocks", 33), ("inter_blocks", 65),
@@ -48,7 +48,9 @@ BEFORE = [
 LARGEST = [
     ({"experts": 15}, {"slots": 1}), ({"experts": 16}, {}), ({"top_k": 4}, {}), ({"input_blocks": 32}, {}),
     ({"inter_blocks": 64}, {}), ({"shared_blocks": 64}, {}), ({"hidden_blocks": 8}, {"chunk_blocks": 8}),
-    ({}, {"chunk_blocks": 3}), ({"groups": 8, "group_size": 1, "kept_groups": 2, "sigmoid": 1, "epsilon": 1}, {}),
+    ({}, {"chunk_blocks": 3}), ({"groups": 8, "group_size": 1, "kept_groups": 2}, {}),
+    ({"correction": 1, "group_zero": 1}, {}),
+    ({"score": 2, "correction": 2}, {}), ({"normalise": 0, "epsilon": 0}, {}),
 ]  # fmt: skip
 """Changes that are not."""
 AFTER = {

@@ -66,13 +66,14 @@ def random_layer(arch: Arch, **given: int) -> dict[str, int]:
 
 
 def random_rules(arch: Arch, experts: int, most: int) -> dict[str, int]:
-    """How experts are chosen: in half of all cases the softmax of all that there are."""
-    if random.randrange(2):
-        return {}
-    correction = random.randrange(3)
+    """How experts are chosen: in a third of all cases by the logits of a softmax, of all that there are."""
+    if random.randrange(3) == 0:
+        return {"epsilon": 1}
+    score = random.randrange(3)
+    correction = random.randrange(3 if score else 2)
     rules = {
-        "sigmoid": int(correction > 0) or random.randrange(2),
-        "epsilon": random.choice([1, 2147, (1 << 31) - 1]),
+        "score": score,
+        "epsilon": random.choice([1, 1073, (1 << 31) - 1]),
         "correction": correction,
         "correction_shift": random.choice([0, 0, 14]),
     }
@@ -81,7 +82,7 @@ def random_rules(arch: Arch, experts: int, most: int) -> dict[str, int]:
         rules["group_size"] = size = random.choice(sizes)
         rules["kept_groups"] = kept = random.randint(1, min(experts // size, arch.max_top_k))
         rules["group_sum"] = int(correction > 0 and size > 1) and random.randrange(2)
-        rules["group_zero"] = int(correction == 1) and random.randrange(2)
+        rules["group_zero"] = int(correction > 0) and random.randrange(2)
         rules["top_k"] = random.randint(1, most if rules["group_zero"] else min(most, kept * size))
     return rules
 
@@ -249,7 +250,7 @@ async def far_exponents(dut: Any, exponent: int) -> None:
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def every_piece_of_the_table(dut: Any) -> None:
-    """Two experts at distances over the whole range of the exponential."""
+    """Two experts at distances over the whole range of the exponential, and beyond."""
     await start(dut)
     for piece in range(200):
         layer = random_layer(bench_arch(), experts=2, router_exponent=-20, normalise=1, shared_gate=0)
@@ -276,10 +277,10 @@ async def a_logit_a_cycle(dut: Any) -> None:
             busy += int(dut.busy.value)
             await ClockCycles(dut.clk, 1)
         await task
-        sigmoid, grouped = layer.get("sigmoid", 0), layer.get("group_size", 0) > 0
-        scans = 1 + grouped + (not normalise and not sigmoid)
-        scan = scans * (layer["experts"] + gated + 30) + layer["top_k"] + 20 + 30 * sigmoid
-        emit = 9 * layer["top_k"] + 30 + 30 * gated
+        whole = not layer.get("score", 0) and (not normalise or layer.get("correction", 0) > 0)
+        scans = 1 + (layer.get("group_size", 0) > 0) + 2 * whole
+        scan = scans * (layer["experts"] + 45) + 40 * whole + layer.get("kept_groups", 0) + layer["top_k"] + gated
+        emit = 9 * (layer["top_k"] + gated) + 40
         bound = layer["tokens"] * max(scan, emit) + emit + 20
         assert 0 < busy <= bound, f"{busy} cycles for {layer}, expected at most {bound}"
 

@@ -1,4 +1,4 @@
-"""Weights of random terms against the router's twin."""
+"""Weights of random scores against the router's twin."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from cocotb.triggers import ClockCycles, RisingEdge
 from moe_hw.arch import Arch
 from moe_hw.registers import ONE
 from moe_hw.twins import router as twin
-from rtl_gen.exponential import exponential_layout
+from moe_hw.twins.router import UNIT
+from rtl_gen.keys import term_layout
+from rtl_gen.score import SCORE_BITS
 from rtl_gen.types import weight_layout
 from rtl_gen.weigh import Weigh
 from sim.bench.runner import parameter, run_bench
@@ -30,107 +32,101 @@ def bench_arch() -> Arch:
     return ARCHES[parameter("arch")]
 
 
-def random_term() -> tuple[int, int]:
-    """(y, n) of an exponential: one, a likely one or one that vanishes in the sum."""
-    return random.choice([(1 << 17, 0), (random.randint(1 << 16, 1 << 17), random.randrange(8)),
-                          (random.randint(1 << 16, 1 << 17), random.randrange(93))])  # fmt: skip
+def random_score() -> int:
+    """One, a likely score, the largest, or one that vanishes in the sum."""
+    return random.choice([UNIT, random.getrandbits(30), random.getrandbits(random.randint(1, SCORE_BITS)), 0])
 
 
-def fraction(term: tuple[int, int]) -> int:
-    return int(twin.fraction(*term))
-
-
-async def add_up(dut: Any, terms: list[tuple[int, int]], idle: str) -> None:
-    """Offer the terms of a sum; the first is exp(0), or the sum is not a number."""
+async def add_up(dut: Any, scores: list[int], idle: str) -> None:
+    """Offer the terms of a token."""
     active = PATTERNS[idle]()
     dut.start.value = 1
     await RisingEdge(dut.clk)
     dut.start.value = 0
-    for number, term in enumerate(terms):
+    for q in scores:
         while not next(active):
             await RisingEdge(dut.clk)
-        value = {"mantissa": term[0], "halvings": term[1], "fraction": fraction(term)}
-        dut.term.value, dut.valid.value = pack(exponential_layout(), value), 1
-        dut.last.value = int(number == len(terms) - 1)
+        mantissa, halvings = (int(part) for part in twin.terms(q))
+        dut.term.value = pack(term_layout(), {"mantissa": mantissa, "halvings": halvings, "score": q})
+        dut.valid.value = 1
         await RisingEdge(dut.clk)
         dut.valid.value = 0
 
 
-async def check(dut: Any, count: int, others: int, idle: str = "always", pressure: str = "always") -> None:
-    """``count`` numerators; with ``others`` the terms follow them: the same again and that many more."""
-    numerators = [(1 << 17, 0), *(random_term() for _ in range(count - 1))]
-    terms = [*numerators, *(random_term() for _ in range(others))] if others else []
-    random.shuffle(terms)
-    dut.count.value, dut.terms_follow.value = count, int(others > 0)
-    initial = random.choice([0, 1, random.getrandbits(32)])
-    dut.initial.value, dut.certain.value = initial, 0
-    total = initial + sum(map(fraction, terms or numerators))
-    scale = random.choice([ONE, (random.randint(-64, 63) & 0xFFF) << 16 | 1 << 15 | random.getrandbits(15)])
-    set_scale(dut, scale)
-    cocotb.start_soon(add_up(dut, numerators + terms, idle))
-    await compare(dut, numerators, total, pressure, scale)
-    set_scale(dut)
-
-
-async def compare(dut: Any, numerators: list[tuple[int, int]], total: int, pressure: str, scale: int = ONE) -> None:
-    weights = await receive(dut, "weights", weight_layout(), len(numerators), PATTERNS[pressure])
-    for weight, (y, n) in zip(weights, numerators, strict=True):
-        assert (weight["mantissa"], weight["exponent"]) == tuple(int(part) for part in twin.divide(y, n, total, scale))
-
-
-def set_scale(dut: Any, scale: int = ONE) -> None:
+async def check(
+    dut: Any,
+    scores: list[int],
+    *,
+    normalise: bool = True,
+    gate: int | None = None,
+    epsilon: int = 1,
+    scale: int = ONE,
+    idle: str = "always",
+    pressure: str = "always",
+) -> None:
+    """The weights of a token's scores, and of a gate's if there is one."""
+    dut.count.value, dut.gate.value, dut.normalise.value = len(scores), int(gate is not None), int(normalise)
+    dut.epsilon.value = epsilon
     dut.scale_mantissa.value, dut.scale_exponent.value = scale & 0xFFFF, scale >> 16
+    gates = [] if gate is None else [gate]
+    cocotb.start_soon(add_up(dut, scores + gates, idle))
+    total = epsilon + sum(scores) if normalise else UNIT
+    expected = [twin.divide(*twin.terms(q), total, scale) for q in scores]
+    expected += [twin.divide(*twin.terms(q), UNIT) for q in gates]
+    weights = await receive(dut, "weights", weight_layout(), len(expected), PATTERNS[pressure])
+    for weight, want in zip(weights, expected, strict=True):
+        assert (weight["mantissa"], weight["exponent"]) == tuple(int(part) for part in want)
 
 
 async def begin(dut: Any) -> None:
     dut.start.value = dut.valid.value = dut.weights__ready.value = 0
-    set_scale(dut)
     await start(dut)
 
 
 @cocotb.test(timeout_time=2, timeout_unit="ms")
 @cocotb.parametrize(idle=list(PATTERNS), pressure=list(PATTERNS))
-async def random_sums(dut: Any, idle: str, pressure: str) -> None:
+async def random_tokens(dut: Any, idle: str, pressure: str) -> None:
     await begin(dut)
-    arch = bench_arch()
-    for _ in range(10):
-        count = random.choice([1, arch.max_top_k, random.randint(1, arch.max_top_k)])
-        await check(dut, count, random.choice([0, random.randint(1, arch.max_experts - count)]), idle, pressure)
+    most = bench_arch().max_top_k
+    for _ in range(12):
+        scores = [random_score() for _ in range(random.choice([1, most, random.randint(1, most)]))]
+        await check(
+            dut,
+            scores,
+            normalise=random.random() < 0.7,
+            gate=random.choice([None, min(UNIT, random_score())]),
+            epsilon=random.choice([1, random.randint(1, (1 << 32) - 1)]),
+            scale=random.choice([ONE, (random.randint(-64, 63) & 0xFFF) << 16 | 1 << 15 | random.getrandbits(15)]),
+            idle=idle,
+            pressure=pressure,
+        )
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
-async def the_largest_sum(dut: Any) -> None:
+async def the_largest_and_the_smallest_sum(dut: Any) -> None:
     await begin(dut)
-    arch = bench_arch()
-    terms = [(1 << 17, 0)] * arch.max_experts
-    dut.count.value, dut.terms_follow.value, dut.initial.value = arch.max_top_k, 1, 0
-    dut.certain.value = 0
-    cocotb.start_soon(add_up(dut, terms[: arch.max_top_k] + terms, "always"))
-    await compare(dut, terms[: arch.max_top_k], len(terms) << 31, "always")
+    most = bench_arch().max_top_k
+    await check(dut, [(1 << SCORE_BITS) - 1] * most, epsilon=(1 << 32) - 1, gate=UNIT)
+    await check(dut, [0] * most)
+    await check(dut, [0] * (most - 1) + [1], gate=0)
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
-async def sigmoids(dut: Any) -> None:
-    """One numerator and exp(0) in the sum, for a shared expert's gate."""
+async def gates_are_not_divided(dut: Any) -> None:
     await begin(dut)
-    dut.count.value, dut.terms_follow.value, dut.initial.value = 1, 0, 1 << 31
-    for number in range(200):
-        dut.certain.value = number % 2
-        term = random_term()
-        cocotb.start_soon(add_up(dut, [term], "always"))
-        await compare(dut, [(1 << 17, 0) if number % 2 else term], (1 << 31) + fraction(term), "sometimes")
+    for _ in range(100):
+        await check(dut, [random_score()], gate=random.choice([0, UNIT, random.getrandbits(30)]), pressure="sometimes")
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def cycles(dut: Any) -> None:
     """The latencies that the docstring promises."""
     await begin(dut)
-    arch = bench_arch()
-    numerators = [(1 << 17, 0), *((1 << 16, 91) for _ in range(arch.max_top_k - 1))]
-    dut.count.value, dut.terms_follow.value, dut.initial.value = arch.max_top_k, 0, 0
-    dut.certain.value = 0
-    await add_up(dut, numerators, "always")
-    for number in range(arch.max_top_k):
+    most = bench_arch().max_top_k
+    dut.count.value, dut.gate.value, dut.normalise.value, dut.epsilon.value = most, 0, 0, 0
+    dut.scale_mantissa.value, dut.scale_exponent.value = ONE & 0xFFFF, ONE >> 16
+    await add_up(dut, [UNIT, *(random.randint(1, UNIT) for _ in range(most - 1))], "always")
+    for number in range(most):
         task = cocotb.start_soon(receive(dut, "weights", weight_layout(), 1))
         cycles = 0
         while not task.done():
@@ -140,26 +136,12 @@ async def cycles(dut: Any) -> None:
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
-async def numerators_that_are_not_in_the_sum(dut: Any) -> None:
-    """Shares of one, and of the smallest sums; numerators of 0."""
-    await begin(dut)
-    count = bench_arch().max_top_k
-    for number in range(40):
-        numerators = [random.choice([(0, 29), (1 << 17, random.randrange(29)), random_term()]) for _ in range(count)]
-        initial = 1 << 31 if number % 2 else random.randint(1, 40)
-        dut.count.value, dut.terms_follow.value, dut.certain.value, dut.initial.value = count, number % 2, 0, initial
-        cocotb.start_soon(add_up(dut, numerators, "always"))
-        total = initial + (0 if number % 2 else sum(map(fraction, numerators)))
-        await compare(dut, numerators, total, "sometimes")
-
-
-@cocotb.test(timeout_time=1, timeout_unit="ms")
 async def reset_in_flight(dut: Any) -> None:
     await begin(dut)
-    dut.certain.value = 0
+    dut.gate.value = 0
     for _ in range(8):
-        dut.count.value, dut.terms_follow.value, dut.initial.value = 1, 0, 0
-        await add_up(dut, [(1 << 17, 0)], "always")
+        dut.count.value, dut.normalise.value, dut.epsilon.value = 1, 1, 1
+        await add_up(dut, [UNIT], "always")
         await ClockCycles(dut.clk, random.randint(0, 90))
         await reset(dut)
-        await check(dut, 1, 1)
+        await check(dut, [UNIT, UNIT][: bench_arch().max_top_k])
