@@ -63,7 +63,8 @@ class Device:
 
         Parameters:
             layer: float weights, quantised weights, or a layer of an opened image.
-            weight_format: how to quantise float weights; the others have a format already.
+            weight_format: how to quantise float weights, as of ``moe_hw.formats.LayerFormat``; the others have a
+                format already.
             name: what errors call the layer.
 
         Raises:

@@ -66,7 +66,7 @@ class Handle:
     def __init__(self, device: Device, name: str, image: LayerImage | StoredLayer, address: int):
         self.name = name
         self.spec = image.spec
-        self.footprint = Footprint(image.spec, device.arch, image.bits)
+        self.footprint = Footprint(image.spec, device.arch, image.bits, image.widths)
         self.max_tokens = self.footprint.max_tokens()
         self.address = address
         self._device: Device | None = device
@@ -168,10 +168,11 @@ class Handle:
     def _expected_cycles(self, device: Device, tokens: int) -> int:
         """Cycles of a batch in which nothing overlaps and every choice is another expert."""
         footprint = self.footprint
-        experts = min(self.spec.router.experts, tokens * self.spec.router.top_k)
-        moved = footprint.token_bytes(tokens) + footprint.weight_bytes(experts)
+        choices = tokens * self.spec.router.top_k
+        moved = footprint.token_bytes(tokens) + footprint.weight_bytes(footprint.widest(choices))
         rate = min(device.transport.memory_bytes_per_cycle, device.arch.data_bits / 8)
-        return int(moved / rate) + footprint.array_cycles(tokens) + footprint.vector_cycles(tokens)
+        array = footprint.array_cycles(tokens, footprint.widest(1) * choices)
+        return int(moved / rate) + array + footprint.vector_cycles(tokens)
 
     def _collect(
         self, device: Device, batch: _Batch, addresses: Mapping[str, int], completion: Mapping[str, int]
@@ -183,9 +184,10 @@ class Handle:
             experts, weights = read_routing(routing, tokens, self.spec)
         else:
             experts, weights = (torch.from_numpy(part[:, : self.spec.router.top_k].copy()) for part in batch.routes)
-        used = frozenset(experts[experts >= 0].tolist())
+        choices = experts[experts >= 0].tolist()
+        used = frozenset(choices)
         word_bytes = device.arch.data_bits // 8
-        necessary = self.footprint.token_bytes(tokens) + self.footprint.weight_bytes(len(used))
+        necessary = self.footprint.token_bytes(tokens) + self.footprint.weight_bytes(used)
         report = Report(
             commands=1,
             tokens=tokens,
@@ -196,6 +198,6 @@ class Handle:
             dram_write_bytes=completion["write_words"] * word_bytes + COMPLETION.size_bytes,
             necessary_bytes=necessary,
             memory_limit_cycles=necessary / device.transport.memory_bytes_per_cycle,
-            compute_limit_cycles=self.footprint.array_cycles(tokens),
+            compute_limit_cycles=self.footprint.array_cycles(tokens, choices),
         )
         return Result(read_output(output, tokens, self.spec), experts, weights, report)

@@ -130,7 +130,7 @@ def accelerate(
     Parameters:
         model: a transformers 5.x model, in inference mode.
         device: has to hold the weights of all MoE layers.
-        weight_format: how the experts' weights are quantised.
+        weight_format: how the experts' weights are quantised, as of ``moe_hw.formats.LayerFormat``.
         check: compare every call with the golden model, bit for bit; see :class:`LayerTotals`.
         scales: how their scales are chosen, ``largest``, ``mse`` or ``grid``; see ``moe_hw.formats.quantise``.
         progress: told about each layer before it is loaded.

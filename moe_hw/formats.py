@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -100,6 +102,53 @@ def weight_format(name: str) -> WeightFormat:
     return FORMATS[name]
 
 
+class LayerFormat(NamedTuple):
+    """The weight formats of a layer.
+
+    Attributes:
+        name: as users write it: ``int4``, or with experts that have formats of their own, ``int4,0-3=int8,9=int2``.
+        format: of the shared expert and of the other routed ones.
+        own: first and last expert with another, and that.
+    """
+
+    name: str
+    format: WeightFormat
+    own: tuple[tuple[int, int, WeightFormat], ...]
+
+    def of(self, experts: int) -> tuple[WeightFormat, ...]:
+        """The format of each of so many routed experts; of ranges that overlap, the last counts.
+
+        Raises:
+            UsageError: there is no such expert.
+        """
+        formats = [self.format] * experts
+        for first, last, form in self.own:
+            if not first <= last < experts:
+                expected = f"expected experts 0 to {experts - 1}, got {first}-{last}"
+                raise UsageError(f"weight format {self.name!r}: {expected}")
+            formats[first : last + 1] = [form] * (last + 1 - first)
+        return tuple(formats)
+
+
+def layer_format(name: str) -> LayerFormat:
+    """What the name of a layer's formats says.
+
+    Raises:
+        UsageError: it is no such name.
+    """
+    common, *parts = name.split(",")
+    default, own = weight_format(common), []
+    for part in parts:
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?=(\w+)", part)
+        if not found:
+            raise UsageError(f"weight format {name!r}: expected EXPERT=FORMAT or FIRST-LAST=FORMAT, got {part!r}")
+        first, last, form = found.groups()
+        own.append((int(first), int(last or first), weight_format(form)))
+    if any(bool(form.values) != bool(default.values) for _, _, form in own):
+        raise UsageError(f"weight format {name!r}: expected mxfp4 of all experts or of none")
+    return LayerFormat(name, default, tuple(own))
+
+
 @dataclass(frozen=True)
 class QuantisedMatrix:
     """A matrix of N rows and K columns, ``weight = code * (8 + frac) * 2**(exponent - f)``.
@@ -111,6 +160,7 @@ class QuantisedMatrix:
         exponents: S of each of the matrices whose rows are interleaved; row ``n`` has that of number ``n % len``.
         format: width of the codes.
         off_grid: blocks that were to keep the codes of another quantiser, and could not.
+        widest: format of the widest matrix that shares the descriptor's words; this one if None.
     """
 
     codes: np.ndarray
@@ -119,6 +169,7 @@ class QuantisedMatrix:
     exponents: tuple[int, ...]
     format: WeightFormat
     off_grid: int = 0
+    widest: WeightFormat | None = None
 
     @property
     def rows(self) -> int:
@@ -136,7 +187,7 @@ class QuantisedMatrix:
     @property
     def shift(self) -> int:
         """Left shift of the least significant pass in the accumulator."""
-        return self.format.shift(self.blocks)
+        return (self.widest or self.format).shift(self.blocks)
 
     @property
     def nbytes(self) -> int:
@@ -190,8 +241,8 @@ def quantise(
         rows: number of rows that the result is padded to with rows of zeros; N if not given.
         scales: ``largest``: a block's largest weight has the largest code; ``mse``: of the scales from there down to
             about half, the one with the smallest squared error; ``grid``: weights that are integers times a step of
-            their block, as in a checkpoint that was quantised before, keep those integers as codes, or twice or more
-            of them, and the step is rounded to the nearest scale; for other blocks as ``mse``. With it, S is one more
+            their block, as in a checkpoint that was quantised before, keep those integers as codes, or a multiple of
+            them, and the step is rounded to the nearest scale; for other blocks as ``mse``. With it, S is one more
             than the largest scale exponent.
     """
     count, width = matrix.shape
@@ -376,9 +427,10 @@ def _best_scale(
 
 
 def _steps(values: torch.Tensor, amax: np.ndarray, form: WeightFormat) -> np.ndarray:
-    """The step of which a block's weights are integer multiples, halved as long as they fit a code; 0 if there is none.
+    """A step of which a block's weights are integer multiples that fit a code; 0 if there is none.
 
-    Weights may be rounded to float16: to 11 significant bits.
+    It is the largest one divided by the integer with which it is nearest to a scale. Weights may be rounded to float16:
+    to 11 significant bits.
     """
     relative = values / torch.from_numpy(np.where(amax > 0, amax, 1))[..., None]
     most = torch.zeros(amax.shape, dtype=torch.float64)  # the largest weight's multiple
@@ -386,8 +438,15 @@ def _steps(values: torch.Tensor, amax: np.ndarray, form: WeightFormat) -> np.nda
         scaled = relative * multiple
         fits = ((scaled - scaled.round()).abs() <= multiple * 2.0**-10).all(2)
         most = torch.where(fits, float(multiple), most)
-    doublings = torch.floor(torch.log2(form.largest / most.clamp(min=1)))
-    return np.where((amax > 0) & (most.numpy() > 0), amax / (most * 2**doublings).clamp(min=1).numpy(), 0)
+    largest_step = amax / most.clamp(min=1).numpy()
+    best, least = largest_step, np.full(amax.shape, np.inf)
+    for divisor in range(form.largest, 0, -1):
+        step = largest_step / divisor
+        mantissa = np.frexp(step)[0] * 16
+        error = np.abs(np.rint(mantissa) / np.where(mantissa > 0, mantissa, 1) - 1)
+        nearer = (most.numpy() * divisor <= form.largest) & (error < least)
+        best, least = np.where(nearer, step, best), np.where(nearer, error, least)
+    return np.where((amax > 0) & (most.numpy() > 0), best, 0)
 
 
 def _nearest(values: torch.Tensor, form: WeightFormat) -> torch.Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +15,9 @@ from moe_hw.formats import MAX_FRACTION, ROUTER, QuantisedMatrix, Tokens, Weight
 from moe_hw.quantised import CodedLayer, QuantisedExpert
 from moe_hw.registers import LAYER, LAYER_MAGIC
 from moe_hw.spec import LayerSpec
+
+ENTRY_ADDRESS_BITS = 28
+"""Of an entry of the expert table: its lower bits are the address, the others the bits of a code."""
 
 Segment = tuple[str, int, np.ndarray]
 """Name, offset from the descriptor, uint8 bytes."""
@@ -29,27 +34,23 @@ def matrix_bytes(rows: int, blocks: int, bits: int, columns: int) -> int:
     return (-(-tiles // TILES_PER_SCALE_BEAT) + tiles * bits) * ROWS * columns // 8
 
 
-def descriptor_bytes(spec: LayerSpec) -> int:
-    """Bytes of a layer's descriptor and the correction table behind it."""
-    return LAYER.size_bytes + 4 * spec.router.experts * (spec.router.keyed is not None)
+def table_bytes(spec: LayerSpec) -> int:
+    """Bytes of a table with a word for each expert."""
+    return aligned(4 * spec.router.experts)
 
 
-def layer_matrices(spec: LayerSpec, bits: int, columns: int) -> tuple[int, int, int, int, int]:
-    """Bytes (:func:`matrix_bytes`) of router, an expert's gate_up and down, the shared expert's gate_up and down.
+def head_bytes(spec: LayerSpec) -> int:
+    """Bytes of a layer's descriptor and the tables behind it."""
+    return LAYER.size_bytes + (1 + (spec.router.keyed is not None)) * table_bytes(spec)
 
-    Parameters:
-        spec: the layer; without a shared expert, the last two are 0.
-        bits: bits of an expert's weight code.
-        columns: columns of the array.
+
+def quarter_bytes(rows: int, blocks: int, columns: int) -> int:
+    """Bytes of a matrix's scale beats: one for every four tiles.
+
+    With as many planes for each tile as its codes of ``bits`` bits have, it is at most ``1 + 4 * bits`` times that, and
+    as much if the tiles are a multiple of four.
     """
-    depth = spec.input_blocks
-    router = matrix_bytes(spec.router_rows, depth, ROUTER.bits, columns)
-    gate_up, down, shared_gate_up, shared_down = (
-        matrix_bytes(rows, blocks, bits, columns)
-        for inter in (spec.inter_blocks, spec.shared_blocks)
-        for rows, blocks in ((spec.first_matrices * ROWS * inter, depth), (ROWS * spec.hidden_blocks, inter))
-    )
-    return router, gate_up, down, shared_gate_up, shared_down
+    return -(-(-(-rows // columns) * blocks) // TILES_PER_SCALE_BEAT) * ROWS * columns // 8
 
 
 def matrix_segment(matrix: QuantisedMatrix, arch: Arch) -> np.ndarray:
@@ -108,6 +109,30 @@ def _tiles(codes: np.ndarray, scales: np.ndarray, bits: int, columns: int) -> np
     return beats.reshape(-1)[: (beats_of_scales + tiles * bits) * beat_bytes]
 
 
+class ExpertRoom(NamedTuple):
+    """Where an expert's matrices are, in bytes from its first.
+
+    Attributes:
+        quarter: what the descriptor's ``expert_down`` or ``shared_down`` says.
+        down: of its down matrix.
+        size: of both, padded.
+    """
+
+    quarter: int
+    down: int
+    size: int
+
+
+def expert_room(spec: LayerSpec, inter_blocks: int, bits: int, arch: Arch) -> ExpertRoom:
+    """The room of an expert with ``inter_blocks`` blocks of hidden activations and codes of ``bits`` bits."""
+    unit, columns = arch.segment_bytes, arch.columns
+    quarter = aligned(quarter_bytes(spec.first_matrices * ROWS * inter_blocks, spec.input_blocks, columns), unit)
+    down = quarter * (1 + TILES_PER_SCALE_BEAT * bits)
+    return ExpertRoom(
+        quarter, down, down + aligned(matrix_bytes(ROWS * spec.hidden_blocks, inter_blocks, bits, columns), unit)
+    )
+
+
 class LayerImage:
     """The image of one layer, made segment by segment.
 
@@ -117,7 +142,8 @@ class LayerImage:
 
     Members:
         spec: the layer's spec.
-        bits: bits of an expert's weight code.
+        bits: bits of the shared expert's codes.
+        widths: bits of each routed expert's codes.
         size: bytes of the whole image.
     """
 
@@ -126,14 +152,15 @@ class LayerImage:
         self.arch = arch
         self.spec = spec = layer.spec
         self.bits = layer.format.bits
+        self.widths = tuple(form.bits for form in layer.formats)
         unit = arch.segment_bytes
-        matrices = layer_matrices(spec, self.bits, arch.columns)
-        router, self._down, down, self._shared_down, shared_down = (aligned(size, unit) for size in matrices)
-        self._router = aligned(descriptor_bytes(spec), unit)
-        self._experts = self._router + router
-        self._stride = self._down + down
-        self._shared = self._experts + spec.router.experts * self._stride
-        self.size = self._shared + self._shared_down + shared_down
+        self._router = aligned(head_bytes(spec), unit)
+        router = matrix_bytes(spec.router_rows, spec.input_blocks, ROUTER.bits, arch.columns)
+        self._rooms = [expert_room(spec, spec.inter_blocks, bits, arch) for bits in self.widths]
+        self._shared_room = expert_room(spec, spec.shared_blocks, self.bits, arch)
+        sizes = [room.size for room in self._rooms]
+        *self._experts, self._shared = accumulate(sizes, initial=self._router + aligned(router, unit))
+        self.size = self._shared + self._shared_room.size
 
     def descriptor(self) -> dict[str, int]:
         """All words of the layer descriptor by name."""
@@ -141,12 +168,10 @@ class LayerImage:
         words = self.layer.descriptor | {
             "magic": LAYER_MAGIC,
             "router_address": self._router // unit,
-            "expert_address": self._experts // unit,
-            "expert_stride": self._stride // unit,
-            "expert_down": self._down // unit,
+            "expert_down": self._rooms[0].quarter // unit,
         }
         if self.spec.shared:
-            words |= {"shared_address": self._shared // unit, "shared_down": self._shared_down // unit}
+            words |= {"shared_address": self._shared // unit, "shared_down": self._shared_room.quarter // unit}
         return words
 
     def segments(self) -> Iterator[Segment]:
@@ -161,19 +186,36 @@ class LayerImage:
             words = LAYER.pack(self.descriptor())
         except ValueError as error:
             raise ImageError(f"the layer does not fit a descriptor: {error}") from error
-        head = [words.astype("<u4").view(np.uint8)]
+        head = np.zeros(self._router, np.uint8)
+        head[: LAYER.size_bytes] = words.astype("<u4").view(np.uint8)
+        tables = [self._entries().astype("<u4")]
         if self.layer.correction is not None:
-            head.append(self.layer.correction.table.astype("<i4").view(np.uint8))
-        yield "descriptor", 0, np.pad(np.concatenate(head), (0, self._router - descriptor_bytes(self.spec)))
+            tables.append(self.layer.correction.table.astype("<i4"))
+        for number, table in enumerate(tables):
+            first = LAYER.size_bytes + number * table_bytes(self.spec)
+            head[first : first + table.nbytes] = table.view(np.uint8)
+        yield "descriptor", 0, head
         if self.layer.router is not None:
             yield "router", self._router, matrix_segment(self.layer.router, self.arch)
         for index in self.layer.stored:
-            yield f"expert {index}", self._experts + index * self._stride, self._expert(self.layer.expert(index))
+            yield f"expert {index}", self._experts[index], self._expert(self.layer.expert(index), self._rooms[index])
         if self.layer.shared is not None:
-            yield "shared", self._shared, self._expert(self.layer.shared)
+            yield "shared", self._shared, self._expert(self.layer.shared, self._shared_room)
 
-    def _expert(self, expert: QuantisedExpert) -> np.ndarray:
-        return np.concatenate([matrix_segment(matrix, self.arch) for matrix in expert])
+    def _entries(self) -> np.ndarray:
+        """The expert table."""
+        addresses = [address // self.arch.weight_unit for address in self._experts]
+        if max(addresses) >= 1 << ENTRY_ADDRESS_BITS:
+            most = self.arch.weight_unit << ENTRY_ADDRESS_BITS
+            raise ImageError(f"the layer's experts end beyond {most:,} bytes, the most that its table can say")
+        return np.array(addresses, np.uint32) | np.array(self.widths, np.uint32) << ENTRY_ADDRESS_BITS
+
+    def _expert(self, expert: QuantisedExpert, room: ExpertRoom) -> np.ndarray:
+        segment = np.zeros(room.size, np.uint8)
+        for first, matrix in zip((0, room.down), expert, strict=True):
+            data = matrix_segment(matrix, self.arch)
+            segment[first : first + len(data)] = data
+        return segment
 
 
 def input_record(tokens: Tokens) -> np.ndarray:

@@ -5,14 +5,14 @@ The rules are those of the command processor (the status codes of :mod:`moe_hw.r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from moe_hw.arch import PLANES_PER_PASS, ROWS, SEGMENT_ALIGN, Arch, passes_of
 from moe_hw.errors import DeviceError
-from moe_hw.formats import ROUTER, WeightFormat
-from moe_hw.image import aligned, descriptor_bytes, layer_matrices, matrix_bytes
-from moe_hw.registers import COMMAND, COMPLETION
+from moe_hw.formats import ROUTER, LayerFormat
+from moe_hw.image import aligned, expert_room, head_bytes, matrix_bytes, quarter_bytes
+from moe_hw.registers import COMMAND, COMPLETION, LAYER
 from moe_hw.spec import LayerSpec
 
 
@@ -24,11 +24,23 @@ class Footprint:
         spec: the layer.
         arch: sizes of the accelerator.
         bits: bits of a weight code.
+        own_widths: those of each routed expert, if they are not all the same.
     """
 
     spec: LayerSpec
     arch: Arch
     bits: int
+    own_widths: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, spec: LayerSpec, arch: Arch, formats: LayerFormat) -> Footprint:
+        """The footprint of a layer in these formats."""
+        return cls(spec, arch, formats.format.bits, tuple(form.bits for form in formats.of(spec.router.experts)))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Bits of each routed expert's codes."""
+        return self.own_widths or (self.bits,) * self.spec.router.experts
 
     @property
     def columns(self) -> int:
@@ -82,7 +94,7 @@ class Footprint:
         """The words of a command that say how a batch is cut into jobs and chunks."""
         chunk = self.chunk_blocks(tokens)
         strides = (
-            matrix_bytes(ROWS * chunk, inter_blocks, self.bits, self.columns) // self.arch.weight_unit
+            quarter_bytes(ROWS * chunk, inter_blocks, self.columns) // self.arch.weight_unit
             for inter_blocks in (self.spec.inter_blocks, self.spec.shared_blocks)
         )
         routed, shared = strides if chunk < self.spec.hidden_blocks else (0, 0)
@@ -100,13 +112,18 @@ class Footprint:
         first = self._groups(spec.first_matrices * inter_blocks) * spec.input_blocks
         return first + self._groups(spec.hidden_blocks) * inter_blocks
 
-    def array_cycles(self, tokens: int) -> int:
-        """Cycles in which the array starts a token's block, with no waiting: its lower bound of a command."""
-        passes = len(passes_of(self.bits))
+    def array_cycles(self, tokens: int, choices: Iterable[int]) -> int:
+        """Cycles in which the array starts a token's block, with no waiting: its lower bound of a command.
+
+        Parameters:
+            tokens: of the command.
+            choices: the expert of every choice.
+        """
         router_passes = ROUTER.passes * (ROUTER.token_bits // 8)
         router = self.router_groups * self.spec.input_blocks * router_passes
-        routed = self.spec.router.top_k * self._tiles(self.spec.inter_blocks) * passes
-        return tokens * (router + routed + self._tiles(self.spec.shared_blocks) * passes)
+        shared = self._tiles(self.spec.shared_blocks) * len(passes_of(self.bits))
+        routed = sum(len(passes_of(self.widths[expert])) for expert in choices)
+        return tokens * (router + shared) + routed * self._tiles(self.spec.inter_blocks)
 
     def vector_cycles(self, tokens: int) -> int:
         """Cycles of the units that take one element at a time: routing, activation, combining."""
@@ -115,23 +132,32 @@ class Footprint:
         shared = ROWS * (self.spec.hidden_blocks + self.spec.shared_blocks) if self.spec.shared else 0
         return tokens * (router + elements + shared)
 
-    def weight_bytes(self, experts: int) -> int:
-        """Bytes that a command reads of a layer's image if ``experts`` routed experts have a token."""
-        matrices = layer_matrices(self.spec, self.bits, self.columns)
-        return self._image_bytes(experts, descriptor_bytes(self.spec), *matrices)
+    def widest(self, count: int) -> list[int]:
+        """So many experts, with the widest codes that there are."""
+        return sorted(range(len(self.widths)), key=lambda expert: -self.widths[expert])[:count]
+
+    def weight_bytes(self, experts: Iterable[int]) -> int:
+        """Bytes that a command reads of a layer's image if these routed experts have a token."""
+        spec = self.spec
+        routed = sum(self._expert_bytes(spec.inter_blocks, self.widths[expert]) for expert in experts)
+        router = matrix_bytes(spec.router_rows, spec.input_blocks, ROUTER.bits, self.columns)
+        head = LAYER.size_bytes + 4 * spec.router.experts * (1 + (spec.router.keyed is not None))
+        return head + router + routed + self._expert_bytes(spec.shared_blocks, self.bits)
+
+    def _expert_bytes(self, inter_blocks: int, bits: int) -> int:
+        spec, columns = self.spec, self.columns
+        gate_up = matrix_bytes(spec.first_matrices * ROWS * inter_blocks, spec.input_blocks, bits, columns)
+        return gate_up + matrix_bytes(ROWS * spec.hidden_blocks, inter_blocks, bits, columns)
 
     @property
     def image_bytes(self) -> int:
         """Bytes of the layer's image, its padding included."""
-        unit = self.arch.segment_bytes
-        sizes = (descriptor_bytes(self.spec), *layer_matrices(self.spec, self.bits, self.columns))
-        return self._image_bytes(self.spec.router.experts, *(aligned(size, unit) for size in sizes))
-
-    @staticmethod
-    def _image_bytes(
-        experts: int, descriptor: int, router: int, gate_up: int, down: int, shared_gate_up: int, shared_down: int
-    ) -> int:
-        return descriptor + router + experts * (gate_up + down) + shared_gate_up + shared_down
+        spec, arch = self.spec, self.arch
+        router = matrix_bytes(spec.router_rows, spec.input_blocks, ROUTER.bits, self.columns)
+        rooms = [expert_room(spec, spec.inter_blocks, bits, arch) for bits in self.widths]
+        rooms.append(expert_room(spec, spec.shared_blocks, self.bits, arch))
+        head = aligned(head_bytes(spec), arch.segment_bytes) + aligned(router, arch.segment_bytes)
+        return head + sum(room.size for room in rooms)
 
     def input_bytes(self, tokens: int) -> int:
         """Bytes of an input record."""
@@ -191,7 +217,7 @@ def check_layer(spec: LayerSpec, arch: Arch, name: str = "the layer") -> None:
             )
 
 
-def check_model(specs: Sequence[LayerSpec], arch: Arch, form: WeightFormat, memory_bytes: int, name: str) -> None:
+def check_model(specs: Sequence[LayerSpec], arch: Arch, form: LayerFormat, memory_bytes: int, name: str) -> None:
     """Check that all MoE layers of a model fit an accelerator and its memory together.
 
     Raises:
@@ -199,7 +225,7 @@ def check_model(specs: Sequence[LayerSpec], arch: Arch, form: WeightFormat, memo
     """
     for number, spec in enumerate(specs):
         check_layer(spec, arch, f"MoE layer {number} of {name}")
-    total = sum(Footprint(spec, arch, form.bits).image_bytes for spec in specs)
+    total = sum(Footprint.of(spec, arch, form).image_bytes for spec in specs)
     if total > memory_bytes:
         raise DeviceError(
             f"{len(specs)} MoE layers of {name} need {total:,} bytes in {form.name}, the board has {memory_bytes:,}; "

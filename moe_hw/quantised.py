@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -25,8 +26,8 @@ from moe_hw.formats import (
     largest_bias_exponent,
     largest_magnitude,
     largest_scale_exponent,
+    layer_format,
     quantise,
-    weight_format,
     with_bias,
 )
 from moe_hw.layer import ExpertWeights, MoELayer
@@ -73,10 +74,13 @@ class CodedLayer(ABC):
 
     Parameters:
         spec: the layer's spec.
-        weight_format_name: a name of ``moe_hw.formats.FORMATS``, for routed and shared experts.
+        weight_format_name: as of ``moe_hw.formats.LayerFormat``.
         name: what errors call the layer.
 
     Attributes:
+        format_name: that name.
+        format: weight format of the shared expert.
+        formats: of each routed expert.
         stored: experts that an image holds. The room of the others stays free, for simulations that never read them.
 
     Raises:
@@ -86,7 +90,10 @@ class CodedLayer(ABC):
     def __init__(self, spec: LayerSpec, weight_format_name: str, name: str):
         self.spec = spec
         self.name = name
-        self.format: WeightFormat = weight_format(weight_format_name)
+        formats = layer_format(weight_format_name)
+        self.format_name = formats.name
+        self.format: WeightFormat = formats.format
+        self.formats = formats.of(spec.router.experts)
         self.stored: Sequence[int] = range(spec.router.experts)
 
     @property
@@ -143,7 +150,6 @@ class CodedLayer(ABC):
             "activation": RELU if expert.square else ACTIVATIONS.index(expert.activation),
             "gated": int(expert.gated),
             "square": int(expert.square),
-            "bits": self.format.bits,
             "elements": int(bool(self.format.values)),
             **limit_words("", expert, expert.limit),
             "gate_exponent": 8 + gate - routed.gate_up.shift,
@@ -191,7 +197,8 @@ class QuantisedLayer(CodedLayer):
 
     Parameters:
         layer: the float layer.
-        weight_format: a name of ``moe_hw.formats.FORMATS``, for routed and shared experts.
+        weight_format: as of ``moe_hw.formats.LayerFormat``: a name of ``moe_hw.formats.FORMATS`` for all experts, or
+            with others for some, ``int4,0-3=int8,9=int2``.
         name: what errors call the layer.
         scales: how those of the experts are chosen, a name of ``moe_hw.formats.SCALES``.
 
@@ -237,7 +244,9 @@ class QuantisedLayer(CodedLayer):
         if index in self._kept:
             self._kept.move_to_end(index)
             return self._kept[index]
-        expert = self._quantise(self._affine(index), self._routed_exponents)
+        expert = self._quantise(self._affine(index), self._routed_exponents, self.formats[index])
+        widest = max(self.formats, key=lambda form: form.bits)
+        expert = QuantisedExpert(*(dataclasses.replace(matrix, widest=widest) for matrix in expert))
         self.off_grid[index] = expert.gate_up.off_grid + expert.down.off_grid
         self._kept[index] = expert
         while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > CACHE_BYTES:
@@ -250,7 +259,8 @@ class QuantisedLayer(CodedLayer):
         if weights is None:
             return None
         matrices = self._matrices(f"{self.name}: shared expert", weights)
-        return self._quantise(matrices, tuple(matrix.scale_exponent(self.format, self.scales) for matrix in matrices))
+        exponents = tuple(matrix.scale_exponent(self.format, self.scales) for matrix in matrices)
+        return self._quantise(matrices, exponents, self.format)
 
     def routed_gain(self) -> float:
         """Reads every expert once."""
@@ -260,8 +270,8 @@ class QuantisedLayer(CodedLayer):
     def _routed_exponents(self) -> tuple[int, ...]:
         """S of gate, up and down over all routed experts. Reads every expert once."""
         exponents = [
-            [matrix.scale_exponent(self.format, self.scales) for matrix in self._affine(index)]
-            for index in range(self.spec.router.experts)
+            [matrix.scale_exponent(form, self.scales) for matrix in self._affine(index)]
+            for index, form in enumerate(self.formats)
         ]
         return tuple(max(kind) for kind in zip(*exponents, strict=True))
 
@@ -296,15 +306,15 @@ class QuantisedLayer(CodedLayer):
             bias = torch.cat((torch.nn.functional.pad(bias, (0, missing)), constants))
         return Affine(name, weight, bias)
 
-    def _quantise(self, matrices: list[Affine], exponents: tuple[int, ...]) -> QuantisedExpert:
+    def _quantise(self, matrices: list[Affine], exponents: tuple[int, ...], form: WeightFormat) -> QuantisedExpert:
         *first, down = matrices
         rows = ROWS * blocks(len(first[0].weight))
         gate_up = interleave(
-            matrix.quantise(self.format, exponent, rows, self.scales)
+            matrix.quantise(form, exponent, rows, self.scales)
             for matrix, exponent in zip(first, exponents[:-1], strict=True)
         )
         rows = ROWS * blocks(len(down.weight))
-        return QuantisedExpert(gate_up, down.quantise(self.format, exponents[-1], rows, self.scales))
+        return QuantisedExpert(gate_up, down.quantise(form, exponents[-1], rows, self.scales))
 
 
 def correction_table(name: str, bias: torch.Tensor) -> Correction:

@@ -18,7 +18,7 @@ import numpy as np
 
 from moe_hw.arch import Arch
 from moe_hw.errors import ImageError, SetupError, UsageError
-from moe_hw.formats import FORMATS
+from moe_hw.formats import layer_format
 from moe_hw.image import LayerImage, Segment
 from moe_hw.quantised import CodedLayer
 from moe_hw.registers import LAYOUT_VERSION
@@ -33,8 +33,9 @@ class StoredLayer:
     Members:
         name: the layer's name in its model.
         spec: its spec.
-        weight_format: name of its weight format.
-        bits: bits of an expert's weight code.
+        weight_format: name of its weight formats.
+        bits: bits of the shared expert's codes.
+        widths: bits of each routed expert's codes.
         size: bytes of the whole image.
         config_hash: of the accelerator that it was packed for.
     """
@@ -43,7 +44,9 @@ class StoredLayer:
         self.name = str(record["name"])
         self.spec = LayerSpec.from_dict(record["spec"])
         self.weight_format = str(record["weight_format"])
-        self.bits = FORMATS[self.weight_format].bits
+        formats = layer_format(self.weight_format)
+        self.bits = formats.format.bits
+        self.widths = tuple(form.bits for form in formats.of(self.spec.router.experts))
         self.size = int(record["size"])
         self.config_hash = config_hash
         self._path = path / str(record["file"])
@@ -110,7 +113,7 @@ def open_image(path: str | os.PathLike[str]) -> Image:
             f"{root}: expected an image with a {MANIFEST}, got none ({error.strerror}); run `moe-hw pack`, "
             "or run it again if it was interrupted"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
         raise ImageError(f"{root / MANIFEST}: expected a manifest, got {error!r}; pack the model again") from error
 
 
@@ -201,7 +204,7 @@ def write_layer(
         record = {
             "name": name,
             "spec": image.spec.as_dict(),
-            "weight_format": layer.format.name,
+            "weight_format": layer.format_name,
             "file": data_file.name,
             "size": image.size,
             "segments": segments,

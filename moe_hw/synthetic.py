@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from moe_hw.arch import ROWS
+from moe_hw.errors import UsageError
 from moe_hw.formats import MAX_FRACTION, ROUTER, QuantisedMatrix, WeightFormat
 from moe_hw.quantised import CodedLayer, Correction, QuantisedExpert, correction_table
 from moe_hw.spec import LayerSpec, blocks
@@ -38,6 +39,8 @@ class SyntheticLayer(CodedLayer):
 
     def __init__(self, spec: LayerSpec, weight_format_name: str = "int4", seed: int = 0, name: str = "layer"):
         super().__init__(spec, weight_format_name, name)
+        if len({self.format, *self.formats}) > 1:
+            raise UsageError(f"{name}: expected one weight format for a synthetic layer, got {weight_format_name!r}")
         self._seed = seed
 
     @cached_property

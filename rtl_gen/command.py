@@ -59,7 +59,7 @@ class Command(wiring.Component):
         Pulse: a command begins.
     setting_up, computing, storing : Out(1)
         Which part of a command this cycle belongs to; none while idle and while the completion is written.
-    vector_error, weight_error, write_error, routes_error, correction_error, overflow : In(1)
+    vector_error, weight_error, write_error, routes_error, table_error, overflow : In(1)
     weights_outstanding, loading, router_busy, storing_output : In(1)
         For the ``state`` CSR.
     """
@@ -101,7 +101,7 @@ class Command(wiring.Component):
                 "weight_error": In(1),
                 "write_error": In(1),
                 "routes_error": In(1),
-                "correction_error": In(1),
+                "table_error": In(1),
                 "overflow": In(1),
                 "weights_outstanding": In(1),
                 "loading": In(1),
@@ -143,7 +143,7 @@ class Command(wiring.Component):
         final = Signal(Status)
         with m.If(status != Status.OK):
             m.d.comb += final.eq(status)
-        with m.Elif(self.correction_error):
+        with m.Elif(self.table_error):
             m.d.comb += final.eq(Status.LAYER_READ_ERROR)
         with m.Elif(self.vector_error):
             m.d.comb += final.eq(Status.VECTOR_READ_ERROR)

@@ -187,6 +187,7 @@ class Dispatcher(wiring.Component):
                         job.half.eq(~job.half),
                         job.slots.eq(work.slots),
                         job.groups.eq(work.groups),
+                        job.bits.eq(work.bits),
                         unused.eq(work.unused),
                         number.eq(work.slots),
                     ]

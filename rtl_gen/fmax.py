@@ -23,10 +23,10 @@ from moe_hw.fit import arch_of
 from rtl_gen.accumulate import AccumulateColumn
 from rtl_gen.bursts import Bursts
 from rtl_gen.combine import Combine
-from rtl_gen.correction import Correction
 from rtl_gen.dispatcher import Dispatcher
 from rtl_gen.emit import to_verilog
 from rtl_gen.expert_queues import ExpertQueues
+from rtl_gen.expert_table import ExpertTable
 from rtl_gen.groups import Groups
 from rtl_gen.hidden_writer import HiddenWriter
 from rtl_gen.keys import Keys
@@ -67,7 +67,7 @@ BLOCKS: dict[str, Callable[[Arch], wiring.Component]] = {
     "softmax": Softmax,
     "keys": Keys,
     "groups": Groups,
-    "correction": Correction,
+    "expert_table": ExpertTable,
     "router": Router,
     "route_reader": RouteReader,
     "expert_queues": ExpertQueues,

@@ -82,11 +82,9 @@ class LayerCheck(wiring.Component):
         shape_ok = Mux(layer.shared_blocks == 0, ~layer.shared_gate, layer.shared_bits >= 2)
         shape_ok = shape_ok & Mux(layer.given_routes, ~layer.shared_gate, (layer.router_bits >= 2) & layer.scale[15])
         shape_ok = shape_ok & (layer.activation <= RELU) & ~(layer.gated & layer.square)
-        shape_ok = shape_ok & (layer.bits >= 2)
         for size in (layer.hidden_blocks, layer.input_blocks, layer.inter_blocks, layer.experts):
             shape_ok = shape_ok & (size != 0)
-        for bits, used in ((layer.bits, 1), (layer.shared_bits, layer.shared_blocks != 0)):
-            shape_ok = shape_ok & ~(layer.elements & used & (bits != 4))
+        shape_ok = shape_ok & ~(layer.elements & (layer.shared_blocks != 0) & (layer.shared_bits != 4))
         # A sum of 0 would never be normalised, the logarithm is no score, and of a softmax the logits are no keys.
         shape_ok = shape_ok & ~(layer.normalise & (layer.epsilon == 0) & ~layer.given_routes)
         shape_ok = shape_ok & (layer.score != Function.LOGARITHM) & (layer.correction != 3)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from moe_hw.arch import Arch
-from rtl_gen.types import Kind, address_bits, groups_of, layer_layout, router_groups, segment_layout, up_groups
+from rtl_gen.types import (
+    Kind,
+    address_bits,
+    groups_of,
+    layer_layout,
+    router_groups,
+    segment_layout,
+    table_layout,
+    up_groups,
+)
 
 
 class MatrixSegment(wiring.Component):
@@ -21,8 +30,9 @@ class MatrixSegment(wiring.Component):
     Members
     -------
     layer : In(layer_layout())
-    kind : In(Kind), shared : In(1), expert : In
-        Which matrix: of the router, or gate_up or down of the shared or of the routed expert at address ``expert``.
+    kind : In(Kind), shared : In(1), expert : In(table_layout())
+        Which matrix: of the router, or gate_up or down of the shared or of the routed ``expert``. Codes of an expert
+        have at least two bits.
     restart : In(1), advance : In(1)
         The first chunk; the one after this.
     last_chunk : Out(1)
@@ -30,7 +40,7 @@ class MatrixSegment(wiring.Component):
     segment : Out(segment_layout(arch))
         The matrix; of kind DOWN, its chunk.
 
-    Latency: none; two cycles after ``restart`` and ``advance``.
+    Latency: none; of kind DOWN two cycles after ``shared`` and ``expert``, three after ``restart`` and ``advance``.
     """
 
     def __init__(self, arch: Arch):
@@ -40,7 +50,7 @@ class MatrixSegment(wiring.Component):
                 "layer": In(layer_layout()),
                 "kind": In(Kind),
                 "shared": In(1),
-                "expert": In(address_bits(arch)),
+                "expert": In(table_layout()),
                 "restart": In(1),
                 "advance": In(1),
                 "last_chunk": Out(1),
@@ -75,10 +85,16 @@ class MatrixSegment(wiring.Component):
 
         # ---- the matrix ----
         inter_blocks = Mux(self.shared, layer.shared_blocks, layer.inter_blocks)
-        base = Mux(self.shared, layer.shared_address, self.expert)
-        down = Mux(self.shared, layer.shared_down + shared_offset, layer.expert_down + offset)
+        base = Mux(self.shared, layer.shared_address, self.expert.address)
+        bits = Mux(self.shared, layer.shared_bits, Mux(self.expert.bits < 2, 2, self.expert.bits))
+        # Four tiles are a beat of scales and four times as many beats of planes as a code has bits.
+        quarters, down = Signal.like(offset), Signal.like(offset)
+        m.d.sync += [
+            quarters.eq(Mux(self.shared, layer.shared_down + shared_offset, layer.expert_down + offset)),
+            down.eq(quarters + (sum((Mux(bits[n], quarters << n, 0) for n in range(4)), Const(0)) << 2)),
+        ]
         segment = self.segment
-        m.d.comb += segment.bits.eq(Mux(self.shared, layer.shared_bits, layer.bits))
+        m.d.comb += segment.bits.eq(bits)
         with m.Switch(self.kind):
             with m.Case(Kind.ROUTER):
                 m.d.comb += [

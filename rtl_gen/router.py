@@ -7,7 +7,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from moe_hw.arch import ACC_BITS, EXP_BITS, Arch
-from rtl_gen.correction import ENTRY_BITS
+from rtl_gen.expert_table import ENTRY_BITS
 from rtl_gen.groups import Groups
 from rtl_gen.keys import Keys
 from rtl_gen.logit_memory import LogitMemory

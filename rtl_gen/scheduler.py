@@ -11,10 +11,7 @@ from moe_hw.arch import Arch
 from rtl_gen.dispatcher import Dispatcher, work_members
 from rtl_gen.expert_queues import ExpertQueues
 from rtl_gen.routing_record import RoutingRecord
-from rtl_gen.types import (
-    route_layout,
-    segment_layout,
-)
+from rtl_gen.types import expert_bits, route_layout, segment_layout, table_layout
 from rtl_gen.walk import Walk
 
 
@@ -44,7 +41,7 @@ class Scheduler(wiring.Component):
     input_address, hidden_address, fetches, loaded, jobs, released, slot, job_done, written, store, stored, loading,
     storing
         As in ``Dispatcher``.
-    segments : Out(stream of segment_layout)
+    table_loaded, table_expert, table_entry, segments
         As in ``Walk``.
 
     Latency and throughput: those of its parts.
@@ -62,6 +59,9 @@ class Scheduler(wiring.Component):
                 "routing": Out(stream.Signature(32)),
                 "routing_idle": Out(1),
                 "experts_used": Out(bits_for(arch.max_experts + 1)),
+                "table_loaded": In(1),
+                "table_expert": Out(expert_bits(arch)),
+                "table_entry": In(table_layout()),
                 "segments": Out(stream.Signature(segment_layout(arch))),
             }
         )
@@ -89,6 +89,9 @@ class Scheduler(wiring.Component):
             walk.layer.eq(self.layer),
             walk.start.eq(self.start),
             walk.routed.eq(queues.filled),
+            walk.table_loaded.eq(self.table_loaded),
+            self.table_expert.eq(walk.table_expert),
+            walk.table_entry.eq(self.table_entry),
             walk.head.eq(queues.head),
             walk.count.eq(queues.count),
             self.experts_used.eq(walk.experts_used),

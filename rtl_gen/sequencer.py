@@ -110,11 +110,7 @@ class Sequencer(wiring.Component):
         passes = Signal(3)
         shift = Signal(signed(6))
         coming = self.jobs.payload
-        coming_blocks, coming_bits = Signal.like(blocks), Signal(BITS)
-        with m.If(coming.kind == Kind.ROUTER):
-            m.d.comb += coming_bits.eq(layer.router_bits)
-        with m.Else():
-            m.d.comb += coming_bits.eq(Mux(coming.shared, layer.shared_bits, layer.bits))
+        coming_blocks = Signal.like(blocks)
         with m.If(coming.kind == Kind.DOWN):
             m.d.comb += coming_blocks.eq(Mux(coming.shared, layer.shared_blocks, layer.inter_blocks))
         with m.Else():
@@ -188,7 +184,7 @@ class Sequencer(wiring.Component):
                 running.eq(self.jobs.valid),
                 job.eq(coming),
                 blocks.eq(coming_blocks),
-                passes.eq(passes_of(coming_bits)),
+                passes.eq(passes_of(coming.bits)),
             ]
         with m.If(issue):
             m.d.comb += self.activity.eq(Activity.BUSY)

@@ -138,6 +138,11 @@ def segment_layout(arch: Arch) -> data.StructLayout:
     )
 
 
+def table_layout() -> data.StructLayout:
+    """An expert's entry of the expert table: where it lies from the layer descriptor on, and the bits of its codes."""
+    return data.StructLayout({"address": unsigned(28), "bits": unsigned(4)})
+
+
 def fetch_layout(arch: Arch) -> data.StructLayout:
     """Vectors to load: ``lines`` lines of 64 bytes from ``address``.
 
@@ -162,7 +167,8 @@ def fetch_layout(arch: Arch) -> data.StructLayout:
 def job_layout(arch: Arch) -> data.StructLayout:
     """Work for the array: ``groups`` column groups of a matrix for the vectors of slots 0 to ``slots`` - 1.
 
-    ``half`` is the half of the slot table and of the vector buffer that they are in.
+    The matrix has codes of ``bits`` bits; ``half`` is the half of the slot table and of the vector buffer that the
+    vectors are in.
     """
     return data.StructLayout(
         {
@@ -171,6 +177,7 @@ def job_layout(arch: Arch) -> data.StructLayout:
             "half": unsigned(1),
             "slots": unsigned(bits_for(arch.slots)),
             "groups": unsigned(16),
+            "bits": unsigned(BITS),
         }
     )
 

@@ -12,13 +12,14 @@ from moe_hw.arch import ROUTER_SLOTS, Arch
 from rtl_gen.matrix_segment import MatrixSegment
 from rtl_gen.split import Split
 from rtl_gen.types import (
+    BITS,
     Kind,
-    address_bits,
     count_bits,
     expert_bits,
     layer_layout,
     place_bits,
     segment_layout,
+    table_layout,
 )
 
 WORKS = 8
@@ -52,6 +53,7 @@ def work_layout(arch: Arch) -> data.StructLayout:
             "head": place_bits(arch),
             "slots": bits_for(arch.slots),
             "groups": 16,
+            "bits": BITS,
         }
     )
 
@@ -85,6 +87,8 @@ class Walk(wiring.Component):
         Pulse: all routes are in their queues.
     expert : Out, head : In, count : In
         Queue lookup, one cycle later.
+    table_loaded : In(1), table_expert : Out, table_entry : In(table_layout())
+        The expert table can be read; its read port, as of ``ExpertTable``.
     segments : Out(stream of segment_layout), works : Out(stream of work_layout)
         Matrices to read, and what to do with them in the same order.
     experts_used : Out
@@ -103,6 +107,9 @@ class Walk(wiring.Component):
                 "expert": Out(expert_bits(arch)),
                 "head": In(place_bits(arch)),
                 "count": In(count_bits(arch)),
+                "table_loaded": In(1),
+                "table_expert": Out(expert_bits(arch)),
+                "table_entry": In(table_layout()),
                 "segments": Out(stream.Signature(segment_layout(arch))),
                 "works": Out(stream.Signature(work_layout(arch))),
                 "experts_used": Out(bits_for(arch.max_experts + 1)),
@@ -128,7 +135,6 @@ class Walk(wiring.Component):
         kind = Signal(Kind)
         shared = Signal()
         routed = Signal()
-        address = Signal(address_bits(arch))  # of the expert
         parts_left = Signal.like(split.parts)
         extra_left = Signal.like(split.extra)
         fresh = Signal()
@@ -149,7 +155,7 @@ class Walk(wiring.Component):
         may_run_ahead = Signal()
         run_ahead = Signal()
         ahead = Signal(expert_bits(arch))  # experts that were read ahead
-        ahead_address = Signal.like(address)
+        ahead_known = Signal()  # its entry is there
         was_read = (kind == Kind.UP) & (self.expert < ahead)
         m.d.sync += [
             choices.eq(layer.tokens * layer.top_k),
@@ -162,8 +168,10 @@ class Walk(wiring.Component):
             matrix.layer.eq(layer),
             matrix.kind.eq(kind),
             matrix.shared.eq(shared),
-            matrix.expert.eq(Mux(run_ahead, ahead_address, address)),
+            matrix.expert.eq(self.table_entry),
+            self.table_expert.eq(Mux(routed, self.expert, ahead)),
         ]
+        m.d.sync += ahead_known.eq(self.table_loaded & ~run_ahead)
         free = ~self.segments.valid | self.segments.ready
         with m.If(self.segments.ready):
             m.d.sync += self.segments.valid.eq(0)
@@ -174,6 +182,7 @@ class Walk(wiring.Component):
             work.head.eq(self.head),
             work.slots.eq(split.base + (extra_left != 0)),
             work.groups.eq(matrix.segment.groups),
+            work.bits.eq(matrix.segment.bits),
         ]
 
         def push(step: Step, following: str) -> None:
@@ -192,7 +201,7 @@ class Walk(wiring.Component):
                 m.d.comb += self.done.eq(queue.level == 0)
                 m.d.comb += matrix.restart.eq(1)
                 m.d.sync += [kind.eq(Kind.ROUTER), shared.eq(0)]
-                m.d.sync += [ahead.eq(0), ahead_address.eq(layer.expert_address)]
+                m.d.sync += ahead.eq(0)
                 with m.If(self.start):
                     m.d.sync += self.experts_used.eq(0)
                     m.next = "TARGET"
@@ -234,16 +243,15 @@ class Walk(wiring.Component):
                 with m.Else():
                     m.next = "ADVANCE"
             with m.State("ROUTES"):
-                m.d.sync += [self.expert.eq(0), address.eq(layer.expert_address)]
-                with m.If(routed):
+                m.d.sync += self.expert.eq(0)
+                with m.If(routed), m.If(self.table_loaded):
                     m.next = "LOOK"
-                with m.Elif(may_run_ahead & ~layer.given_routes & (ahead != layer.experts) & free):
+                with m.Elif(may_run_ahead & ~layer.given_routes & (ahead != layer.experts) & free & ahead_known):
                     m.d.comb += run_ahead.eq(1)
                     m.d.sync += [
                         self.segments.valid.eq(1),
                         self.segments.payload.eq(matrix.segment),
                         ahead.eq(ahead + 1),
-                        ahead_address.eq(ahead_address + layer.expert_stride),
                     ]
             with m.State("LOOK"):
                 m.next = "CHECK"
@@ -257,7 +265,7 @@ class Walk(wiring.Component):
                 m.d.comb += [work.unused.eq(1), work.fresh.eq(1), work.slots.eq(1)]
                 push(Step.JOB, "ADVANCE")
             with m.State("ADVANCE"):
-                m.d.sync += [self.expert.eq(self.expert + 1), address.eq(address + layer.expert_stride)]
+                m.d.sync += self.expert.eq(self.expert + 1)
                 m.next = "LOOK"
                 with m.If(self.expert == layer.experts - 1):
                     m.next = "BARRIER"

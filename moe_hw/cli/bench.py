@@ -45,14 +45,15 @@ def execute(args: argparse.Namespace) -> int:
     from host.driver import Device
     from host.transports.sim import open_board
     from moe_hw.fit import arch_of
-    from moe_hw.formats import weight_format
+    from moe_hw.formats import layer_format, weight_format
     from moe_hw.limits import check_model
 
-    form = weight_format(args.format)
+    weight_format(args.format)  # one for all experts
     board = find_board(args)
     model = find_model(args.model)
     check_count(model, args.layers)
-    check_model(model.specs[: args.layers], arch_of(board), form, board.memory.size_bytes, model.name)
+    formats = layer_format(args.format)
+    check_model(model.specs[: args.layers], arch_of(board), formats, board.memory.size_bytes, model.name)
     with Progress() as progress:
         progress("making the layers")
         layers = model.layers(args.layers, args.format)

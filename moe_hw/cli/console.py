@@ -22,9 +22,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -
     return "\n".join([aligned(lines[0]), "  ".join("-" * width for width in widths), *map(aligned, lines[1:])])
 
 
-def add_format(command: argparse.ArgumentParser) -> None:
-    """The argument of every command that quantises weights."""
+def add_format(command: argparse.ArgumentParser, of_experts: bool = True) -> None:
+    """The argument of every command that quantises weights; ``of_experts``: experts may have formats of their own."""
     text = "weight format: int2 to int6, int8 or mxfp4 (default: %(default)s)"
+    if of_experts:
+        text += ", and those of experts that have another: int4,0-3=int8,9=int2"
     command.add_argument("--format", default="int4", metavar="F", help=text)
 
 

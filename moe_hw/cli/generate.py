@@ -68,16 +68,16 @@ def _checked_layers(args: argparse.Namespace, arch: Any, memory_bytes: int) -> l
         DeviceError: the layers do not fit.
     """
     from moe_hw.cli.checkpoint import read_config
-    from moe_hw.formats import weight_format
+    from moe_hw.formats import layer_format
     from moe_hw.limits import Footprint, check_model
     from moe_hw.sites import layer_specs
 
-    form = weight_format(args.format)
+    form = layer_format(args.format)
     specs = layer_specs(read_config(args.model))
     check_model(specs, arch, form, memory_bytes, str(args.model))
     layers = []
     for spec in dict.fromkeys(specs):
-        footprint = Footprint(spec, arch, form.bits)
+        footprint = Footprint.of(spec, arch, form)
         layers.append(
             {
                 "count": specs.count(spec),

@@ -46,7 +46,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--board", default="ulx3s-85f", help="a board's name or a YAML file (default: %(default)s)")
     command.add_argument("--model", required=True, metavar="PRESET|DIR", help="a preset or a checkpoint directory")
     command.add_argument("--tokens", type=positive, default=1, metavar="N", help="tokens (default: %(default)s)")
-    add_format(command)
+    add_format(command, of_experts=False)
     command.add_argument("--columns", type=positive, metavar="C", help="columns of the array (default: the board's)")
 
 

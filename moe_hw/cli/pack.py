@@ -39,11 +39,11 @@ def execute(args: argparse.Namespace) -> int:
     from boards import load_board
     from moe_hw.cli.stream import LayerStream
     from moe_hw.fit import arch_of
-    from moe_hw.formats import weight_format
+    from moe_hw.formats import layer_format
     from moe_hw.limits import check_model
     from moe_hw.stored import begin_image, finish_image
 
-    form = weight_format(args.format)
+    form = layer_format(args.format)
     board = load_board(args.board)
     arch = arch_of(board)
     with Progress() as progress:

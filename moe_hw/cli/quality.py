@@ -73,10 +73,10 @@ def _parsed(text: str) -> tuple[str, str]:
     Raises:
         UsageError: one of them is unknown.
     """
-    from moe_hw.formats import SCALES, weight_format
+    from moe_hw.formats import SCALES, layer_format
 
     form, _, scales = text.partition(":")
-    weight_format(form)
+    layer_format(form)
     if scales and scales not in SCALES:
         raise UsageError(f"--format: expected {form}:{' or '.join(SCALES)}, got {text!r}")
     return form, scales or SCALES[0]

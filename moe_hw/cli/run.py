@@ -47,10 +47,10 @@ def execute(args: argparse.Namespace) -> int:
     from host.integrate import accelerate
     from moe_hw.cli.checkpoint import load_model, load_tokenizer, read_config
     from moe_hw.cli.text import encode, perplexity, read_text
-    from moe_hw.formats import weight_format
+    from moe_hw.formats import layer_format
     from moe_hw.sites import layer_specs
 
-    weight_format(args.format)
+    layer_format(args.format)
     if args.text_file and not args.check:
         raise UsageError("expected --check together with --text-file: it is the text of the perplexity check")
     layer_specs(read_config(args.model))

@@ -34,7 +34,7 @@ def golden(
     Parameters:
         layer: a layer; a ``CodedLayer`` has its format already, and keeps what it has quantised for later calls.
         x: activations ``[T, H]`` of any float type.
-        weight_format: of a float layer, a name of ``moe_hw.formats.FORMATS``.
+        weight_format: of a float layer, as of ``moe_hw.formats.LayerFormat``.
         routes: of the tokens, if the layer's spec says that they are given, and only then.
 
     Raises:

@@ -6,6 +6,8 @@ code with the driver: what the driver writes has to be right for the results to 
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from host.transport import Transport
@@ -143,7 +145,8 @@ class FakeTransport(Transport):
         output = outputs(unpacked, tokens, routes)
         self.write(64 * command["output"], output)
         self.write(64 * command["routing"], routing)
-        moved_in = COMMAND.size_bytes + LAYER.size_bytes + 66 * count * blocks + unpacked.bytes_read
+        tables = 4 * layer["experts"] * (1 + (layer["correction"] > 0))
+        moved_in = COMMAND.size_bytes + LAYER.size_bytes + tables + 66 * count * blocks + unpacked.bytes_read
         moved_out = output.nbytes + routing.nbytes
         word = self.arch.data_bits // 8
         return {
@@ -195,10 +198,12 @@ class Unpacked(QuantisedLayer):
         )
         self.spec = spec
         self._experts: dict[int, QuantisedExpert] = {}
+        self._entries = transport.read(base + LAYER.size_bytes, 4 * experts).view(np.uint32).tolist()
+        self._widest = self._form(max(entry >> 28 for entry in self._entries))
         rows = experts + words["shared_gate"]
         self.correction = None
         if words["correction"]:
-            table = transport.read(base + LAYER.size_bytes, 4 * experts).view(np.int32)
+            table = transport.read(base + LAYER.size_bytes + -(-4 * experts // 64) * 64, 4 * experts).view(np.int32)
             self.correction = Correction(table, words["correction_shift"])
         self.router = None
         if not words["given_routes"]:
@@ -209,12 +214,12 @@ class Unpacked(QuantisedLayer):
         self.combine_exponent = words["combine_exponent"]
         self.shared = None
         if shared:
-            self.shared = self._pair(words["shared_address"], words["shared_down"], shared, "shared_")
+            self.shared = self._pair(words["shared_address"], words["shared_bits"], shared, "shared_", "shared_")
 
     def expert(self, index: int) -> QuantisedExpert:
         if index not in self._experts:
-            address = self._words["expert_address"] + index * self._words["expert_stride"]
-            self._experts[index] = self._pair(address, self._words["expert_down"], self._words["inter_blocks"], "")
+            entry, inter_blocks = self._entries[index], self._words["inter_blocks"]
+            self._experts[index] = self._pair(entry % (1 << 28), entry >> 28, inter_blocks, "expert_", "", self._widest)
         return self._experts[index]
 
     def busy(self, tokens: int) -> int:
@@ -223,28 +228,35 @@ class Unpacked(QuantisedLayer):
         depth, first = words["input_blocks"], 32 * (1 + words["gated"])
         cycles = -(-self.spec.router_rows // c) * depth * ROUTER.passes * 2
         for blocks, bits, times in (
-            (words["inter_blocks"], words["bits"], words["top_k"]),
+            (words["inter_blocks"], self._entries[0] >> 28, words["top_k"]),
             (words["shared_blocks"], words["shared_bits"], 1),
         ):
             cycles += times * len(passes_of(bits)) * blocks * (depth * first // c + words["hidden_blocks"] * 32 // c)
         return tokens * cycles
 
-    def _pair(self, address: int, down: int, blocks: int, prefix: str) -> QuantisedExpert:
+    def _form(self, bits: int) -> WeightFormat:
+        kind = bits, self._words["elements"]
+        return next(form for form in FORMATS.values() if (form.bits, bool(form.values)) == kind)
+
+    def _pair(
+        self, address: int, bits: int, blocks: int, place: str, prefix: str, widest: WeightFormat | None = None
+    ) -> QuantisedExpert:
         words, hidden = self._words, self._words["hidden_blocks"]
-        kind = words[f"{prefix}bits"], words["elements"]
-        form = next(form for form in FORMATS.values() if (form.bits, bool(form.values)) == kind)
+        form = self._form(bits)
+        down = words[f"{place}down"] * (1 + 4 * bits)
         up_shift, down_shift = words[f"{prefix}up_shift"], words[f"{prefix}down_shift"]
         kinds = ("gate", "up") if words["gated"] else ("gate",)
         both = tuple(words[f"{prefix}{kind}_exponent"] - 8 + up_shift for kind in kinds)
         gate_up = self._matrix([(address, 32 * len(kinds) * blocks)], words["input_blocks"], form, both)
-        chunk, stride = self._command["chunk_blocks"], self._command[f"{prefix}chunk_stride"]
+        chunk, stride = self._command["chunk_blocks"], self._command[f"{prefix}chunk_stride"] * (1 + 4 * bits)
         chunks = [
             (address + down + number * stride, 32 * min(chunk, hidden - number * chunk))
             for number in range(-(-hidden // chunk))
         ]
         down_matrix = self._matrix(chunks, blocks, form, (words[f"{prefix}down_exponent"] + down_shift,))
-        assert (gate_up.shift, down_matrix.shift) == (up_shift, down_shift)
-        return QuantisedExpert(gate_up, down_matrix)
+        pair = QuantisedExpert(*(dataclasses.replace(matrix, widest=widest) for matrix in (gate_up, down_matrix)))
+        assert (pair.gate_up.shift, pair.down.shift) == (up_shift, down_shift)
+        return pair
 
     def _matrix(
         self, parts: list[tuple[int, int]], blocks: int, form: WeightFormat, exponents: tuple[int, ...]

@@ -16,8 +16,8 @@ from host.handle import Handle, place
 from host.transports.sim import SimTransport
 from moe_hw.arch import Arch
 from moe_hw.errors import DeviceError, DeviceTimeout
-from moe_hw.formats import FORMATS
-from moe_hw.image import aligned, descriptor_bytes, layer_matrices
+from moe_hw.formats import FORMATS, ROUTER
+from moe_hw.image import aligned, head_bytes, matrix_bytes, table_bytes
 from moe_hw.layer import ExpertWeights, MoELayer, random_layer
 from moe_hw.registers import COMMAND, COMPLETION, LAYER
 from moe_hw.result import Result
@@ -63,24 +63,34 @@ LAYERS = (
     (random_layer(SPECS["corrected logits"], 6), "int4"),
     (random_layer(SPECS["filled groups"], 6), "int4"),
     (random_layer(SPECS["largest of a group"], 6), "int4"),
+    (random_layer(SPECS["corrected softmax"], 6), "int3,0-2=int8,5=int2"),
+    (random_layer(SPECS["roots"], 6), "int4,5=int6"),
     (random_layer(LayerSpec(40, RouterSpec(6, 3, "given"), ExpertSpec(50), SharedSpec(9, gated=False)), 7), "int8"),
 )
+
+
+def expert_bytes(spec: LayerSpec, inter_blocks: int, bits: int, arch: Arch) -> int:
+    """Of both matrices."""
+    gate_up = matrix_bytes(32 * spec.first_matrices * inter_blocks, spec.input_blocks, bits, arch.columns)
+    return gate_up + matrix_bytes(32 * spec.hidden_blocks, inter_blocks, bits, arch.columns)
 
 
 def moved_bytes(handle: Handle, arch: Arch, result: Result) -> int:
     """Bytes of a single batch: each job streams its matrix and gathers its vectors in lines of 64 bytes."""
     shape, count, line = handle.spec, len(result.experts), 64
     slots, shared = handle.footprint.slots(), shape.shared is not None
-    router, gate_up, down, *shared_matrices = layer_matrices(shape, handle.footprint.bits, arch.columns)
+    router = matrix_bytes(shape.router_rows, shape.input_blocks, ROUTER.bits, arch.columns)
     chosen = result.experts[result.experts >= 0]
-    expert_jobs = sum(-(-int(choices) // slots) for choices in chosen.bincount())
     jobs = -(-count // slots)
-    weights = jobs * (router + sum(shared_matrices)) + expert_jobs * (gate_up + down)
+    weights = jobs * (router + expert_bytes(shape, shape.shared_blocks, handle.footprint.bits, arch))
+    for choices, bits in zip(chosen.bincount(), handle.footprint.widths, strict=False):
+        weights += -(-int(choices) // slots) * expert_bytes(shape, shape.inter_blocks, bits, arch)
     choices = len(chosen)
     inputs = line * shape.input_blocks * (2 * count * (not shape.router.given) + choices + count * shared)
     hidden = line * (choices * shape.inter_blocks + count * shape.shared_blocks)
     word = arch.data_bits // 8
-    records = COMMAND.size_bytes + aligned(descriptor_bytes(shape), word) + COMPLETION.size_bytes
+    tables = (1 + (shape.router.keyed is not None)) * aligned(4 * shape.router.experts, word)
+    records = COMMAND.size_bytes + LAYER.size_bytes + tables + COMPLETION.size_bytes
     results = handle.footprint.output_bytes(count) + handle.footprint.routing_bytes(count)
     routes = handle.footprint.routing_bytes(count) if shape.router.given else 0
     # The routing record ends with a whole bus word.
@@ -230,19 +240,21 @@ def test_any_layer_equals_the_golden_model(
         handle.unload()
 
 
-@pytest.mark.parametrize("what", ["weights", "inputs", "hidden", "outputs", "routes", "correction"])
+@pytest.mark.parametrize("what", ["weights", "inputs", "hidden", "outputs", "routes", "experts", "correction"])
 def test_bus_error_is_a_status_and_the_device_works_again(device: Device, board: SimulatedBoard, what: str) -> None:
     layers = {"routes": LAYERS[-1], "correction": (random_layer(SPECS["deepseek-v3"]), "int4")}
     layer, weight_format = layers.get(what, LAYERS[0])
     handle = device.load(layer, weight_format)
     x, routes = tokens(layer, 3), routes_of(layer.spec, 3)
     records = device.workspace + handle.footprint.hidden_bytes(handle.max_tokens)
+    tables = handle.address + LAYER.size_bytes
     kind, start, reason = {
-        "weights": ("read", handle.address + LAYER.size_bytes, "weights were read"),
+        "weights": ("read", handle.address + head_bytes(layer.spec), "weights were read"),
         "inputs": ("read", records, "inputs or hidden activations were read"),
         "hidden": ("write", device.workspace, "results were written"),
         "outputs": ("write", records + handle.footprint.input_bytes(3), "results were written"),
-        "correction": ("read", handle.address + LAYER.size_bytes, "the layer descriptor or the correction"),
+        "experts": ("read", tables, "the layer descriptor or a table"),
+        "correction": ("read", tables + table_bytes(layer.spec), "the layer descriptor or a table"),
         "routes": ("read", records + place(0, handle.footprint, 3)[0]["routes"], "given routes were read"),
     }[what]
     board.add_fault(kind, start, 64)

@@ -24,14 +24,13 @@ def refusal(arch: Arch, layer: Mapping[str, int], cut: Mapping[str, int]) -> Sta
     shape_ok = shape_ok and (layer["shared_bits"] >= 2 if shared else not layer["shared_gate"])
     shape_ok = shape_ok and (not layer["shared_gate"] if given else layer["router_bits"] >= 2)
     shape_ok = shape_ok and (given or layer["scale"] >> 15 & 1)
-    shape_ok = shape_ok and layer["bits"] >= 2 and layer["activation"] <= RELU
+    shape_ok = shape_ok and layer["activation"] <= RELU
     shape_ok = shape_ok and not (layer["gated"] and layer["square"])
     shape_ok = shape_ok and (given or not layer.get("normalise") or layer.get("epsilon"))
     shape_ok = shape_ok and layer.get("score", 0) < len(SCORES) - 1 and layer.get("correction", 0) < 3
     shape_ok = shape_ok and (layer.get("score") or layer.get("correction") != 2)
     shape_ok = shape_ok and (layer.get("correction") or not (layer.get("group_sum") or layer.get("group_zero")))
-    for bits, used in (("bits", True), ("shared_bits", shared)):
-        shape_ok = shape_ok and not (layer.get("elements") and used and layer[bits] != 4)
+    shape_ok = shape_ok and not (layer.get("elements") and shared and layer["shared_bits"] != 4)
     if size := layer.get("group_size"):
         groups, kept_groups = layer["groups"], layer["kept_groups"]
         shape_ok = shape_ok and not (layer["group_sum"] and size == 1)

@@ -21,6 +21,7 @@ from moe_hw.formats import (
     interleave,
     largest_magnitude,
     largest_scale_exponent,
+    layer_format,
     quantise,
     quantise_tokens,
     weight_format,
@@ -184,6 +185,31 @@ def test_shifts_keep_the_accumulator_in_range(form: WeightFormat, blocks: int) -
 def test_shifts_by_hand() -> None:
     assert (FORMATS["int4"].shift(64), FORMATS["int8"].shift(64), ROUTER.shift(64)) == (21, 17, 1)
     assert (FORMATS["int4"].shift(1), ROUTER.shift(1), ROUTER.shift(1023)) == (24, 4, -3)
+
+
+def test_formats_of_a_layers_experts() -> None:
+    plain = layer_format("mxfp4")
+    assert (plain.name, plain.format, plain.of(2)) == ("mxfp4", FORMATS["mxfp4"], (FORMATS["mxfp4"],) * 2)
+    mixed = layer_format("int4,1-2=int8,4=int2,2=int3")
+    assert mixed.format == FORMATS["int4"]
+    assert [form.name for form in mixed.of(5)] == ["int4", "int8", "int3", "int4", "int2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("int7", "expected int2 or .*, got 'int7'"),
+        ("int4,3=int7", "expected int2 or .*, got 'int7'"),
+        ("int4,=int8", "weight format 'int4,=int8': expected EXPERT=FORMAT or FIRST-LAST=FORMAT, got '=int8'"),
+        ("int4,", "expected EXPERT=FORMAT or FIRST-LAST=FORMAT, got ''"),
+        ("int4,0=mxfp4", "'int4,0=mxfp4': expected mxfp4 of all experts or of none"),
+        ("int4,4=int8", "expected experts 0 to 3, got 4-4"),
+        ("int4,2-1=int8", "expected experts 0 to 3, got 2-1"),
+    ],
+)
+def test_formats_that_are_none(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        layer_format(name).of(4)
 
 
 def test_an_unknown_format() -> None:

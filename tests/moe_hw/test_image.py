@@ -107,7 +107,7 @@ def test_channels_have_the_rows_of_their_columns(
                 assert not found.codes[row].any()
 
 
-@pytest.mark.parametrize("form", ["int4", "int8"])
+@pytest.mark.parametrize("form", ["int4", "int8", "int3,0=int8"])
 @pytest.mark.parametrize(("columns", "channels"), [(4, 1), (8, 1), (32, 1), (32, 4)])
 @pytest.mark.parametrize("name", SPECS)
 def test_segments_lie_where_the_descriptor_says(name: str, columns: int, channels: int, form: str) -> None:
@@ -132,13 +132,17 @@ def test_segments_lie_where_the_descriptor_says(name: str, columns: int, channel
         return bool(np.array_equal(memory[unit * address : unit * address + len(segment)], segment))
 
     assert holds(words["router_address"], layer.router)
-    for index in range(spec.router.experts):
-        address = words["expert_address"] + index * words["expert_stride"]
+    first = LAYER.size_bytes
+    entries = memory[first : first + 4 * spec.router.experts].view("<u4").tolist()
+    for index, (entry, form) in enumerate(zip(entries, layer.formats, strict=True)):
+        address, bits = entry & (1 << 28) - 1, entry >> 28
+        assert bits == form.bits
         assert holds(address, layer.expert(index).gate_up)
-        assert holds(address + words["expert_down"], layer.expert(index).down)
+        assert holds(address + (1 + 4 * bits) * words["expert_down"], layer.expert(index).down)
     if layer.shared:
         assert holds(words["shared_address"], layer.shared.gate_up)
-        assert holds(words["shared_address"] + words["shared_down"], layer.shared.down)
+        down = words["shared_address"] + (1 + 4 * words["shared_bits"]) * words["shared_down"]
+        assert holds(down, layer.shared.down)
     else:
         assert words["shared_address"] == words["shared_down"] == 0
 

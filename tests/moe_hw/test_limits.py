@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from moe_hw.arch import ROWS, SEGMENT_ALIGN, TILES_PER_SCALE_BEAT, Arch
 from moe_hw.errors import DeviceError
+from moe_hw.formats import layer_format
 from moe_hw.layer import random_layer
 from moe_hw.limits import Footprint, check_layer
 from moe_hw.quantised import QuantisedLayer
@@ -28,12 +29,13 @@ def test_footprint_of_an_odd_layer() -> None:
     assert (footprint.output_bytes(5), footprint.routing_bytes(5)) == (5 * 96 * 4, 5 * 3 * 8)
     assert footprint.token_bytes(5) == 64 + 5 * 3 * 66 + 5 * 96 * 4 + 5 * 3 * 8 + 64
     # Router: 2 groups x 3 blocks x 4 passes x 2 halves. Tiles of an expert: 96 I x H rows of blocks / 8 columns.
-    assert footprint.array_cycles(5) == 5 * (48 + 2 * 2 * 12 * 2 * 3 + 2 * 12 * 4 * 3)
+    assert footprint.array_cycles(5, [0] * 10) == 5 * (48 + 2 * 2 * 12 * 2 * 3 + 2 * 12 * 4 * 3)
 
 
 def test_groups_of_more_columns_than_a_block() -> None:
     # Groups of 128 columns: 1 of 65 outputs, 1 of 2 x 33 neurons, 2 of 2 x 97, all times blocks of inputs.
-    assert Footprint(SPEC, Arch(columns=128), 4).array_cycles(1) == 1 * 3 * 8 + 2 * (1 * 3 + 1 * 2) + (2 * 3 + 1 * 4)
+    footprint = Footprint(SPEC, Arch(columns=128), 4)
+    assert footprint.array_cycles(1, [0, 1]) == 1 * 3 * 8 + 2 * (1 * 3 + 1 * 2) + (2 * 3 + 1 * 4)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ def descriptor(spec: LayerSpec, bits: int) -> dict[str, int]:
         "inter_blocks": spec.inter_blocks, "given_routes": int(spec.router.given), "gated": int(spec.expert.gated),
         "square": int(spec.expert.square), "activation": 0,
         "shared_blocks": spec.shared_blocks, "experts": spec.router.experts, "top_k": spec.router.top_k,
-        "shared_gate": int(spec.shared_gate), "bits": bits, "shared_bits": bits,
+        "shared_gate": int(spec.shared_gate), "shared_bits": bits,
         "router_bits": 16, "scale": ONE,
     }  # fmt: skip
 
@@ -167,11 +169,11 @@ def test_every_chunk_begins_on_a_scale_beat_and_on_a_unit(
             scale_beat, odd = divmod(group * blocks, TILES_PER_SCALE_BEAT)
             assert rest == odd == 0
             place = scale_beat * (1 + TILES_PER_SCALE_BEAT * bits) * beat
-            assert place == SEGMENT_ALIGN * arch.channels * number * cut[name]
+            assert place == SEGMENT_ALIGN * arch.channels * number * cut[name] * (1 + TILES_PER_SCALE_BEAT * bits)
 
 
 @pytest.mark.parametrize(("columns", "channels"), [(4, 1), (8, 1), (32, 1), (64, 1), (64, 16)])
-@pytest.mark.parametrize("weight_format", ["int4", "int8"])
+@pytest.mark.parametrize("weight_format", ["int4", "int8", "int4,0-2=int8,7=int2"])
 @pytest.mark.parametrize("shared", [None, SharedSpec(97, gated=True), SharedSpec(1, gated=False)])
 def test_image_bytes_are_the_size_of_the_image(
     columns: int, channels: int, weight_format: str, shared: SharedSpec | None
@@ -180,8 +182,9 @@ def test_image_bytes_are_the_size_of_the_image(
 
     quantised = QuantisedLayer(random_layer(LayerSpec(65, RouterSpec(9, 2), ExpertSpec(33), shared)), weight_format)
     arch = Arch(columns=columns, channels=channels)
-    footprint = Footprint(quantised.spec, arch, quantised.format.bits)
+    footprint = Footprint.of(quantised.spec, arch, layer_format(weight_format))
     assert footprint.image_bytes == LayerImage(quantised, arch).size
-    # Less than a unit of padding for the descriptor and for each of the router's and the experts' matrices.
-    unit = arch.segment_bytes
-    assert 0 <= footprint.image_bytes - footprint.weight_bytes(9) < unit * (2 + 2 * (9 + (shared is not None)))
+    # Less than a unit of padding for the descriptor, the router and each down matrix, and for each beat of gate_up's.
+    unit, beats = arch.segment_bytes, 1 + 4 * max(footprint.widths)
+    padding = footprint.image_bytes - footprint.weight_bytes(range(9))
+    assert 0 <= padding < unit * (2 + (1 + 2 * beats) * (9 + (shared is not None)))

@@ -116,7 +116,7 @@ def test_descriptor_of_an_odd_layer() -> None:
     quantised = QuantisedLayer(random_layer(SPECS["odd"], 1), "int8")
     words = quantised.descriptor
     sizes = {"hidden_blocks": 2, "inter_blocks": 2, "shared_blocks": 1, "experts": 5, "top_k": 2, "normalise": 1,
-             "shared_gate": 1, "bits": 8, "shared_bits": 8, "router_bits": 16}  # fmt: skip
+             "shared_gate": 1, "shared_bits": 8, "router_bits": 16}  # fmt: skip
     assert {name: words[name] for name in sizes} == sizes
     gate, up = quantised.expert(0).gate_up.exponents
     shift = min(24 - 4, 46 - (5 + 7 + 7 + 4) - 1)

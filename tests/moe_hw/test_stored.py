@@ -21,7 +21,8 @@ ARCH = Arch(columns=4)
 
 
 def layers(*names: str) -> list[tuple[str, QuantisedLayer]]:
-    return [(name, QuantisedLayer(random_layer(SPECS[name]), "int8" if name == "odd" else "int4")) for name in names]
+    formats = {"odd": "int5,1-2=int8"}
+    return [(name, QuantisedLayer(random_layer(SPECS[name]), formats.get(name, "int4"))) for name in names]
 
 
 @pytest.fixture
@@ -36,7 +37,8 @@ def test_directory_round_trip(image: Path) -> None:
     for stored, (name, quantised) in zip(opened.layers, layers("odd", "twos"), strict=True):
         packed = LayerImage(quantised, ARCH)
         assert (stored.spec, stored.bits, stored.size) == (SPECS[name], packed.bits, packed.size)
-        assert stored.weight_format == quantised.format.name and stored.config_hash == ARCH.hash
+        assert stored.widths == packed.widths
+        assert stored.weight_format == quantised.format_name and stored.config_hash == ARCH.hash
         for found, expected in zip(stored.segments(), packed.segments(), strict=True):
             assert found[:2] == expected[:2] and np.array_equal(found[2], expected[2])
 
@@ -104,7 +106,7 @@ def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
         (edit(lambda m: m.update(layout_version=99)), "expected layout version 5, got 99; pack the model again"),
         (edit(lambda m: m.pop("arch")), "expected a manifest, got KeyError"),
         (edit(lambda m: m["arch"].update(columns=8)), "expected configuration hash .* of its sizes, got"),
-        (edit(lambda m: m["layers"][0].update(weight_format="int7")), "expected a manifest, got KeyError"),
+        (edit(lambda m: m["layers"][0].update(weight_format="int7")), "expected a manifest, got UsageError"),
         (edit(lambda m: m["layers"][1]["spec"].pop("router")), "expected a manifest, got KeyError"),
         (lambda path: (path / "layer-1.bin").unlink(), "expected the image of twos, got no file"),
         (lambda path: (path / "layer-0.bin").write_bytes(b"short"), r"layer-0\.bin: expected \d+ bytes, got 5"),

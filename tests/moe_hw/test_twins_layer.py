@@ -56,6 +56,26 @@ def test_close_to_the_reference(
     torch.testing.assert_close(result.weights, exact.weights, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("score", ["softmax", "sqrtsoftplus"])
+def test_a_width_for_each_expert(score: str) -> None:
+    """Tokens of wide experts come out as in a wide layer, or nearly: the others may have the larger scales."""
+    layer, x = random_layer(LayerSpec(96, RouterSpec(6, 1, score), ExpertSpec(64)), seed=3), draw(60, 96)
+    exact, narrow, wide = reference(layer, x), golden(layer, x, "int4"), golden(layer, x, "int8")
+    mixed = golden(layer, x, "int4,1-2=int8,5=int2")
+    assert torch.equal(mixed.experts, wide.experts) and torch.equal(mixed.weights, wide.weights)
+    found = {}
+    for expert in range(6):
+        mine = exact.experts[:, 0] == expert
+        found[expert] = sqnr(mixed.output[mine], exact.output[mine])
+        if expert in (1, 2):
+            assert found[expert] > sqnr(wide.output[mine], exact.output[mine]) - 1
+        elif expert != 5:
+            assert abs(found[expert] - sqnr(narrow.output[mine], exact.output[mine])) < 1
+    assert found[5] < 5 < min(found[0], found[3], found[4]) < 25 < min(found[1], found[2])
+    # The formats of all experts, said one by one, are the format of the layer.
+    assert_equal(golden(layer, x, "int4,0-5=int8"), wide)
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_types_and_shapes(name: str) -> None:
     spec = SPECS[name]

@@ -33,15 +33,12 @@ def random_layer(arch: Arch, **given: int) -> dict[str, int]:
         "shared_gate": int(shared == 2),
         "given_routes": 0,
         "gated": random.randrange(2),
-        "bits": random.randint(2, 8),
         "shared_bits": random.randint(2, 8),
         "router_bits": 16,
         "router_address": random.getrandbits(20),
-        "expert_address": random.getrandbits(24),
-        "expert_stride": random.getrandbits(15),
         "expert_down": random.getrandbits(14),
         "shared_address": random.getrandbits(24),
-        "shared_down": random.getrandbits(20),
+        "shared_down": random.getrandbits(14),
         **given,
     }
 
@@ -87,19 +84,25 @@ def passes_of(layer: dict[str, int], used: set[int]) -> list[tuple[Kind, int, li
     return [*router, (Kind.UP, 0, order), *((Kind.DOWN, chunk, order) for chunk in range(chunks))]
 
 
+def table_entry(layer: dict[str, int], expert: int) -> dict[str, int]:
+    """What the expert table says of a routed expert: any address and width, always the same of one layer."""
+    drawn = random.Random(layer["expert_down"] << 10 | expert)
+    return {"address": drawn.getrandbits(24), "bits": drawn.randint(2, 8)}
+
+
 def segment_of(arch: Arch, layer: dict[str, int], kind: Kind, chunk: int, expert: int) -> dict[str, int]:
     """The matrix, or the chunk of one, that a job multiplies."""
     if expert == layer["experts"]:
         address, down, stride = layer["shared_address"], layer["shared_down"], layer["shared_chunk_stride"]
         inter, bits = layer["shared_blocks"], layer["shared_bits"]
     else:
-        address, down = layer["expert_address"] + expert * layer["expert_stride"], layer["expert_down"]
-        inter, bits, stride = layer["inter_blocks"], layer["bits"], layer["chunk_stride"]
+        address, bits = table_entry(layer, expert).values()
+        inter, down, stride = layer["inter_blocks"], layer["expert_down"], layer["chunk_stride"]
     rows, blocks = (1 + layer["gated"]) * ROWS * inter, layer["input_blocks"]
     if kind == Kind.ROUTER:
         address, rows, bits = layer["router_address"], layer["experts"] + layer["shared_gate"], layer["router_bits"]
     elif kind == Kind.DOWN:
-        address += down + chunk * stride
+        address += (down + chunk * stride) * (1 + 4 * bits)
         rows = ROWS * min(layer["chunk_blocks"], layer["hidden_blocks"] - chunk * layer["chunk_blocks"])
         blocks = inter
     address %= 1 << address_bits(arch)
@@ -125,7 +128,8 @@ def expected_batch(
                 segments.append(segment_of(arch, layer, kind, chunk, expert))
                 works.append({
                     "step": Step.JOB.value, "kind": kind.value, "shared": int(expert == layer["experts"]),
-                    "fresh": int(number == 0), "slots": slots, "groups": segments[-1]["groups"], "expert": expert,
+                    "fresh": int(number == 0), "slots": slots, "groups": segments[-1]["groups"],
+                    "bits": segments[-1]["bits"], "expert": expert,
                 })  # fmt: skip
         if kind == Kind.UP:
             works.append({"step": Step.BARRIER.value})

@@ -10,10 +10,10 @@ from amaranth.hdl import Shape
 from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
 
 from moe_hw.arch import Arch
-from rtl_gen.types import Kind, address_bits, fetch_layout, job_layout, layer_layout, slot_layout
+from rtl_gen.types import Kind, address_bits, fetch_layout, job_layout, layer_layout, slot_layout, table_layout
 from rtl_gen.walk import Step
 from sim.bench.streams import PATTERNS, Pattern, pack, receive, unpack
-from tests.rtl_gen.batches import ROUTER, expected_batch, queues_of, random_routes
+from tests.rtl_gen.batches import ROUTER, expected_batch, queues_of, random_routes, table_entry
 
 INPUTS = ("loaded", "released", "job_done", "written", "stored", "fetches__ready", "jobs__ready")
 """What the neighbours drive."""
@@ -29,6 +29,22 @@ async def pulse(dut: Any, name: str, value: int = 1) -> None:
     getattr(dut, name).value = value
     await RisingEdge(dut.clk)
     getattr(dut, name).value = 0
+
+
+async def serve_table(dut: Any, layer: dict[str, int]) -> None:
+    """The expert table: its read port, and when it is loaded."""
+    dut.table_loaded.value = 0
+    cycles = random.choice([0, 3, 50])
+    while True:
+        await ReadOnly()
+        expert = int(dut.table_expert.value)
+        loaded = int(dut.table_loaded.value)
+        await RisingEdge(dut.clk)
+        cycles -= 1
+        dut.table_loaded.value = int(cycles < 0)
+        known = loaded and expert < layer["experts"]
+        entry = table_entry(layer, expert) if known else {"address": random.getrandbits(24), "bits": 2}
+        dut.table_entry.value = pack(table_layout(), entry)
 
 
 class Neighbours:
@@ -161,7 +177,7 @@ class Neighbours:
             if job["kind"] == Kind.UP.value:
                 self.dut.written.value = 0
             half = self.first_half ^ number & 1
-            want = {name: job[name] for name in ("kind", "shared", "slots", "groups")}
+            want = {name: job[name] for name in ("kind", "shared", "slots", "groups", "bits")}
             assert got == {**want, "half": half}, f"job {number}"
             assert self.loaded > number, f"job {number} before its vectors"
             await self.check_slots(number)

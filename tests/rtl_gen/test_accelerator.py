@@ -126,7 +126,7 @@ def random_tokens(count: int, hidden: int) -> torch.Tensor:
 
 
 @cocotb.test(timeout_time=200, timeout_unit="ms")
-@cocotb.parametrize(pattern=list(streams.PATTERNS), weight_format=["int4", "int8"])
+@cocotb.parametrize(pattern=list(streams.PATTERNS), weight_format=["int4", "int8", "int4,0=int8,1=int3"])
 async def layers(dut, pattern, weight_format):
     """One bitstream, layer after layer, batches of several jobs and chunks. With pauses, two of them do: it is slow."""
     bench = Bench(dut, streams.PATTERNS[pattern])

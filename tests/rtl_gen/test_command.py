@@ -24,13 +24,13 @@ MEMORY_BYTES = 1 << 13
 
 LAYER_WORDS = {
     "magic": LAYER_MAGIC, "hidden_blocks": 3, "input_blocks": 3, "gated": 1, "inter_blocks": 2, "shared_blocks": 1,
-    "experts": 8, "top_k": 2, "normalise": 1, "shared_gate": 1, "bits": 4, "shared_bits": 8, "router_bits": 16,
-    "scale": ONE, "epsilon": 1, "expert_stride": 77, "router_exponent": -30, "router_shift": -3, "combine_exponent": 5,
+    "experts": 8, "top_k": 2, "normalise": 1, "shared_gate": 1, "shared_bits": 8, "router_bits": 16,
+    "scale": ONE, "epsilon": 1, "expert_down": 77, "router_exponent": -30, "router_shift": -3, "combine_exponent": 5,
 }  # fmt: skip
 BEFORE = [
     (Status.BAD_LAYER, {"magic": LAYER_MAGIC + 1}, {}),
     *((Status.BAD_TOKENS, {}, {"tokens": tokens}) for tokens in (0, 5, 1 << 15)),
-    *((Status.BAD_SHAPE, {name: 0}, {}) for name in ("hidden_blocks", "input_blocks", "inter_blocks", "bits", "scale",
+    *((Status.BAD_SHAPE, {name: 0}, {}) for name in ("hidden_blocks", "input_blocks", "inter_blocks", "scale",
                                                      "router_bits", "experts", "shared_bits", "shared_blocks")),
     *((Status.BAD_SHAPE, words, {}) for words in ({"epsilon": 0}, {"score": 3}, {"score": 1, "correction": 3})),
     *((Status.BAD_SHAPE, {"groups": groups, "group_size": size, "kept_groups": kept}, {})
@@ -54,7 +54,7 @@ LARGEST = [
 ]  # fmt: skip
 """Changes that are not."""
 AFTER = {
-    "correction_error": Status.LAYER_READ_ERROR,
+    "table_error": Status.LAYER_READ_ERROR,
     "vector_error": Status.VECTOR_READ_ERROR,
     "routes_error": Status.ROUTES_READ_ERROR,
     "weight_error": Status.WEIGHT_READ_ERROR,
@@ -214,7 +214,7 @@ async def steps_in_order(dut: Any, pattern: str) -> None:
     around = Neighbours(dut, streams.PATTERNS[pattern])
     await around.start()
     for number in range(2 * RING + 1):
-        layer = {"expert_stride": random.randrange(1 << 22), "router_exponent": random.randint(-2048, 2047)}
+        layer = {"expert_down": random.randrange(1 << 22), "router_exponent": random.randint(-2048, 2047)}
         command, status = await around.run(layer, tokens=random.randint(1, 4))
         assert status == Status.OK
         assert around.log == around.full_batch(command)

@@ -47,8 +47,9 @@ class Batch(Neighbours):
 
     def works_in_order(self) -> list[dict[str, int]]:
         out = []
+        names = ("step", "kind", "shared", "fresh", "slots", "groups", "bits")
         for work in self.works:
-            sent = {name: work[name] for name in ("step", "kind", "shared", "fresh", "slots", "groups") if name in work}
+            sent = {name: work[name] for name in names if name in work}
             if work.get("fresh") and work["expert"] != ROUTER:
                 sent["head"] = self.queues[work["expert"]][0]
             out.append(sent)

@@ -70,7 +70,6 @@ def random_case(arch: Arch) -> tuple[int, dict[str, int], dict[str, int]]:
         "experts": min(1023, near(arch.max_experts, arch.columns * (arch.logit_words // max(slots, 1)))),
         "top_k": min(31, near(arch.max_top_k, 1)),
         "shared_gate": random.choice([0, 0, 1]),
-        "bits": random.choice([0, 1] + [2, 4, 4, 5, 8] * 10),
         "shared_bits": random.choice([0, 1] + [2, 4, 4, 5, 8] * 10),
         "router_bits": random.choice([0, 1] + [16] * 20),
         "given_routes": random.choice([0, 0, 1]),

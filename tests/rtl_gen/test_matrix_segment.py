@@ -11,10 +11,10 @@ from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
 
 from moe_hw.arch import Arch
 from rtl_gen.matrix_segment import MatrixSegment
-from rtl_gen.types import Kind, address_bits, layer_layout, segment_layout
+from rtl_gen.types import Kind, layer_layout, segment_layout, table_layout
 from sim.bench.runner import parameter, run_bench
 from sim.bench.streams import pack, start, unpack
-from tests.rtl_gen.batches import ROUTER, random_layer, segment_of
+from tests.rtl_gen.batches import ROUTER, random_layer, segment_of, table_entry
 from tests.rtl_gen.neighbours import pulse
 
 ARCHES = {
@@ -30,9 +30,9 @@ def test_matrix_segment(arch: str) -> None:
 
 async def check(dut: Any, arch: Arch, layer: dict[str, int], kind: Kind, chunk: int, expert: int) -> None:
     """Of routed expert ``expert``, of the shared one behind them, or of the router."""
-    address = layer["expert_address"] + expert * layer["expert_stride"]
     dut.kind.value, dut.shared.value = kind.value, int(expert == layer["experts"])
-    dut.expert.value = address % (1 << address_bits(arch))
+    dut.expert.value = pack(table_layout(), table_entry(layer, expert))
+    await ClockCycles(dut.clk, 2)
     await ReadOnly()
     got = unpack(segment_layout(arch), int(dut.segment.value))
     assert got == segment_of(arch, layer, kind, chunk, expert), f"{kind} {chunk} of {expert}: {layer}"
@@ -62,3 +62,16 @@ async def every_matrix_of_random_layers(dut: Any) -> None:
             assert int(dut.last_chunk.value) == (chunk == chunks - 1)
             await pulse(dut, "advance")
             await ClockCycles(dut.clk, 1)
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def an_entry_without_a_width_counts_as_two_bits(dut: Any) -> None:
+    """So a table that is none ends in wrong results, not in a wait for planes that never come."""
+    dut.restart.value = dut.advance.value = 0
+    await start(dut)
+    dut.kind.value, dut.shared.value = Kind.UP.value, 0
+    for bits in (0, 1):
+        dut.expert.value = pack(table_layout(), {"address": 5, "bits": bits})
+        await ReadOnly()
+        assert unpack(segment_layout(ARCHES[parameter("arch")]), int(dut.segment.value))["bits"] == 2
+        await RisingEdge(dut.clk)

@@ -19,7 +19,7 @@ from rtl_gen.types import Kind, route_layout, segment_layout
 from sim.bench.runner import parameter, run_bench
 from sim.bench.streams import PATTERNS, interrupt, receive, send, start
 from tests.rtl_gen.batches import ROUTER, random_layer
-from tests.rtl_gen.neighbours import INPUTS, Neighbours, pulse, steady
+from tests.rtl_gen.neighbours import INPUTS, Neighbours, pulse, serve_table, steady
 
 ARCHES = {
     "one_token": Arch(columns=4, max_tokens=1, slots=1, max_experts=2, max_top_k=1),
@@ -71,6 +71,7 @@ class Batch(Neighbours):
         if self.layer["given_routes"]:
             self.tasks.append(cocotb.start_soon(self.send_routes(self.routes)))
         self.tasks.append(cocotb.start_soon(self.take_segments()))
+        self.servers.append(cocotb.start_soon(serve_table(self.dut, self.layer)))
         await self.end()
         assert int(self.dut.experts_used.value) == len(self.queues.keys() - {ROUTER})
         await self.read_record()
@@ -146,6 +147,7 @@ async def segments_run_ahead(dut: Any) -> None:
     layer = random_batch(experts=2, top_k=1, tokens=1, shared_blocks=2, hidden_blocks=3, chunk_blocks=1)
     batch = Batch(dut, layer)
     batch.drive()
+    batch.servers = [cocotb.start_soon(serve_table(dut, layer))]
     await pulse(dut, "start")
     await ClockCycles(dut.clk, layer["experts"] + 5)
     await send(dut, "routes", route_layout(bench_arch()), batch.routes)

@@ -21,11 +21,10 @@ ARCHES = {
     "small": Arch(columns=8, max_tokens=16, slots=4, expert_beats=64, vector_blocks=256),
 }
 LAYER = {
-    "input_blocks": 2, "inter_blocks": 1, "shared_blocks": 3, "bits": 5, "elements": 0, "shared_bits": 6,
-    "router_bits": 16,
+    "input_blocks": 2, "inter_blocks": 1, "shared_blocks": 3, "elements": 0,
     "router_shift": -2, "up_shift": 3, "down_shift": 20, "shared_up_shift": 5, "shared_down_shift": 7,
 }  # fmt: skip
-LONG_LAYER = {**LAYER, "bits": 4, "shared_bits": 8, "input_blocks": 16, "inter_blocks": 15, "shared_blocks": 13}
+LONG_LAYER = {**LAYER, "input_blocks": 16, "inter_blocks": 15, "shared_blocks": 13}
 """A group takes longer than its results take to arrive."""
 
 
@@ -44,9 +43,10 @@ class Job:
     def __init__(self, number: int, **given: int):
         arch = bench_arch()
         kind = given.pop("kind", random.choice(list(Kind)))
+        bits = 16 if kind == Kind.ROUTER else random.choice([2, 3, 4, 5, 6, 8])
         self.payload = {
             "kind": kind.value, "shared": int(kind != Kind.ROUTER and random.randrange(2)), "half": number & 1,
-            "slots": random.randint(1, arch.slots), "groups": random.randint(1, 5), **given,
+            "slots": random.randint(1, arch.slots), "groups": random.randint(1, 5), "bits": bits, **given,
         }  # fmt: skip
         self.slots = [
             {
@@ -60,19 +60,13 @@ class Job:
         self.vector_exponent = [random.randint(100, 2000) for _ in range(arch.slots)]
         self.block_exponent = [random.randint(-100, 100) for _ in range(arch.vector_blocks // 2)]
 
-    def bits(self, layer: dict) -> int:
-        """Of its matrix."""
-        if self.payload["kind"] == Kind.ROUTER.value:
-            return layer["router_bits"]
-        return layer["shared_bits" if self.payload["shared"] else "bits"]
-
     def vectors(self, layer: dict, token_exponent: list[int]) -> list[dict]:
         """What the array should multiply, in order."""
         job, arch = self.payload, bench_arch()
         kind, slots = Kind(job["kind"]), job["slots"]
         prefix = "shared_" if job["shared"] else ""
         blocks, halves = layer["input_blocks"], 1
-        planes = passes_of(self.bits(layer))
+        planes = passes_of(job["bits"])
         passes = len(planes)
         if kind == Kind.ROUTER:
             shift, halves = layer["router_shift"], 2
@@ -122,7 +116,7 @@ class Surroundings:
         self.released: list[int] = []  # cycles
         self.pops = 0
         # The matrix behind the last job's has been asked for, too.
-        self.bits = [job.bits(layer) for job in jobs] + [random.choice([2, 3, 4, 5, 6, 8])]
+        self.bits = [job.payload["bits"] for job in jobs] + [random.choice([2, 3, 4, 5, 6, 8])]
         self.bits_ahead = list(self.bits)
         self.serving = cocotb.start_soon(self.serve())
 
@@ -256,7 +250,8 @@ async def no_bubble(dut):
     if slots < PLANES_PER_PASS:
         return
     kinds = [Kind.UP, *random.sample(list(Kind), 3), Kind.DOWN]
-    jobs = [Job(number, kind=kind, slots=slots) for number, kind in enumerate(kinds)]
+    bits = {kind: random.choice([4, 8]) for kind in kinds} | {Kind.ROUTER: 16}
+    jobs = [Job(number, kind=kind, slots=slots, bits=bits[kind]) for number, kind in enumerate(kinds)]
     around = await run_jobs(dut, jobs, layer=LONG_LAYER)
     busy = [cycle for cycle, what in enumerate(around.activity) if what == Activity.BUSY]
     assert len(busy) == len(around.taken)

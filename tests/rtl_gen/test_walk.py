@@ -15,6 +15,7 @@ from rtl_gen.walk import WORKS, Step, Walk, work_layout
 from sim.bench.runner import parameter, run_bench
 from sim.bench.streams import PATTERNS, interrupt, pack, receive, start, unpack
 from tests.rtl_gen.batches import ROUTER, even_parts, expected_batch, random_layer
+from tests.rtl_gen.neighbours import serve_table
 
 ARCHES = {
     "one_token": Arch(columns=4, max_tokens=1, slots=1, max_experts=2, max_top_k=1),
@@ -64,6 +65,7 @@ class Batch:
         self.dut.layer.value = pack(layer_layout(), self.layer)
         self.dut.routed.value = 0
         self.tasks.append(cocotb.start_soon(self.serve_queues()))
+        self.tasks.append(cocotb.start_soon(serve_table(self.dut, self.layer)))
         await self.pulse("start")
 
     async def pulse(self, name: str) -> None:
