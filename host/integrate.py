@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,7 @@ class Acceleration:
 def accelerate(
     model: torch.nn.Module,
     device: Device,
-    weight_format: str = "int4",
+    weight_format: str | Sequence[str] = "int4",
     check: bool = False,
     scales: str = "largest",
     progress: Progress | None = None,
@@ -130,7 +130,8 @@ def accelerate(
     Parameters:
         model: a transformers 5.x model, in inference mode.
         device: has to hold the weights of all MoE layers.
-        weight_format: how the experts' weights are quantised, as of ``moe_hw.formats.LayerFormat``.
+        weight_format: how the experts' weights are quantised, as of ``moe_hw.formats.LayerFormat``; of all layers, or
+            one for each.
         check: compare every call with the golden model, bit for bit; see :class:`LayerTotals`.
         scales: how their scales are chosen, ``largest``, ``mse`` or ``grid``; see ``moe_hw.formats.quantise``.
         progress: told about each layer before it is loaded.
@@ -139,7 +140,8 @@ def accelerate(
         ModelError: the model has no MoE blocks.
         UnsupportedLayer: a block that this version cannot represent; the message names the feature.
         DeviceError: a layer does not fit the accelerator or its memory.
-        UsageError: the model is accelerated already, or is set to return router logits.
+        UsageError: the model is accelerated already, or is set to return router logits; formats of other layers or
+            experts than there are.
     """
     if any(isinstance(module, AcceleratedLayer) or hasattr(module, "_moe_hw") for module in model.modules()):
         raise UsageError("the model is accelerated already; restore() it first")
@@ -147,13 +149,16 @@ def accelerate(
     routes_here = any(site.family for site in sites)
     if routes_here:
         _refuse_router_logits(model, (), {})
+    formats = [weight_format] * len(sites) if isinstance(weight_format, str) else weight_format
+    if len(formats) != len(sites):
+        raise UsageError(f"weight_format: expected one for each of {len(sites)} MoE layers, got {len(formats)}")
     layers: list[LayerTotals] = []
     swaps: list[_Swap] = []
     try:
         for number, site in enumerate(sites):
             if progress:
                 progress(number, len(sites), site.name)
-            quantised = QuantisedLayer(site.layer(), weight_format, site.name, scales)
+            quantised = QuantisedLayer(site.layer(), formats[number], site.name, scales)
             handle = device.load(quantised, name=site.name)
             layers.append(LayerTotals(site.name, site.stays))
             swaps.append(swap_of(site, handle, layers[-1], quantised if check else None))

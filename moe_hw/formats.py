@@ -124,7 +124,7 @@ class LayerFormat(NamedTuple):
         formats = [self.format] * experts
         for first, last, form in self.own:
             if not first <= last < experts:
-                expected = f"expected experts 0 to {experts - 1}, got {first}-{last}"
+                expected = f"expected experts 0 to {experts - 1} in ascending order, got {first}-{last}"
                 raise UsageError(f"weight format {self.name!r}: {expected}")
             formats[first : last + 1] = [form] * (last + 1 - first)
         return tuple(formats)
@@ -136,10 +136,10 @@ def layer_format(name: str) -> LayerFormat:
     Raises:
         UsageError: it is no such name.
     """
-    common, *parts = name.split(",")
+    common, *parts = str(name).split(",")
     default, own = weight_format(common), []
     for part in parts:
-        found = re.fullmatch(r"(\d+)(?:-(\d+))?=(\w+)", part)
+        found = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?=(\w+)", part)
         if not found:
             raise UsageError(f"weight format {name!r}: expected EXPERT=FORMAT or FIRST-LAST=FORMAT, got {part!r}")
         first, last, form = found.groups()

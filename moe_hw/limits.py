@@ -217,17 +217,21 @@ def check_layer(spec: LayerSpec, arch: Arch, name: str = "the layer") -> None:
             )
 
 
-def check_model(specs: Sequence[LayerSpec], arch: Arch, form: LayerFormat, memory_bytes: int, name: str) -> None:
+def check_model(
+    specs: Sequence[LayerSpec], arch: Arch, formats: Sequence[LayerFormat], memory_bytes: int, name: str
+) -> None:
     """Check that all MoE layers of a model fit an accelerator and its memory together.
 
     Raises:
         DeviceError: names the first layer and size that does not fit, or the bytes that all layers need.
+        UsageError: a format is of experts that a layer has not.
     """
     for number, spec in enumerate(specs):
         check_layer(spec, arch, f"MoE layer {number} of {name}")
-    total = sum(Footprint.of(spec, arch, form).image_bytes for spec in specs)
+    total = sum(Footprint.of(spec, arch, form).image_bytes for spec, form in zip(specs, formats, strict=True))
     if total > memory_bytes:
+        names = " and ".join(dict.fromkeys(form.name for form in formats))
         raise DeviceError(
-            f"{len(specs)} MoE layers of {name} need {total:,} bytes in {form.name}, the board has {memory_bytes:,}; "
+            f"{len(specs)} MoE layers of {name} need {total:,} bytes in {names}, the board has {memory_bytes:,}; "
             "choose a narrower format or a board with more memory"
         )

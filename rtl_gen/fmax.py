@@ -83,7 +83,7 @@ BLOCKS: dict[str, Callable[[Arch], wiring.Component]] = {
     "dispatcher": Dispatcher,
     "hidden_writer": HiddenWriter,
     "output": Output,
-    "read_arbiter": lambda arch: ReadArbiter(arch, 4),
+    "read_arbiter": lambda arch: ReadArbiter(arch, 6),
     "writer": Writer,
     "bursts": Bursts,
 }

@@ -68,7 +68,7 @@ class RouteSender(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         arch, layer = self.arch, self.layer
-        # The token whose exponentials are added up, and the one before, whose routes leave.
+        # The token whose scores are added up, and the one before, whose routes leave.
         m.submodules.waiting = waiting = SyncFIFOBuffered(width=token_layout(arch).size, depth=TOKENS)
         oldest = data.View(token_layout(arch), waiting.r_data)
         entry_bits = ceil_log2(arch.max_top_k)

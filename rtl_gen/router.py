@@ -47,7 +47,7 @@ class Router(wiring.Component):
     layer : In(layer_layout)
         Stable from two cycles before the first result to the last route.
     loaded : In(1), expert : Out, correction : In(32, signed)
-        The correction table can be read; its read port, as of ``Correction``.
+        The correction table can be read; its read port, as of ``ExpertTable``.
     routes : Out(stream of route_layout)
         For each token its choices in descending order, then the shared expert's entry if there is one.
     busy : Out(1)

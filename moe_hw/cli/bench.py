@@ -48,11 +48,11 @@ def execute(args: argparse.Namespace) -> int:
     from moe_hw.formats import layer_format, weight_format
     from moe_hw.limits import check_model
 
-    weight_format(args.format)  # one for all experts
+    form = weight_format(args.format)
     board = find_board(args)
     model = find_model(args.model)
     check_count(model, args.layers)
-    formats = layer_format(args.format)
+    formats = [layer_format(form.name)] * args.layers
     check_model(model.specs[: args.layers], arch_of(board), formats, board.memory.size_bytes, model.name)
     with Progress() as progress:
         progress("making the layers")

@@ -26,7 +26,7 @@ def add_format(command: argparse.ArgumentParser, of_experts: bool = True) -> Non
     """The argument of every command that quantises weights; ``of_experts``: experts may have formats of their own."""
     text = "weight format: int2 to int6, int8 or mxfp4 (default: %(default)s)"
     if of_experts:
-        text += ", and those of experts that have another: int4,0-3=int8,9=int2"
+        text += "; of experts that have another, int4,0-3=int8,9=int2; or a YAML file with that for each MoE layer"
     command.add_argument("--format", default="int4", metavar="F", help=text)
 
 

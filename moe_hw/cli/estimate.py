@@ -35,7 +35,7 @@ def execute(args: argparse.Namespace) -> int:
     model = find_model(args.model)
     shapes = list(dict.fromkeys(model.specs))
     for spec in shapes:
-        check_model([spec], arch, layer_format(args.format), board.memory.size_bytes, model.name)
+        check_model([spec], arch, [layer_format(args.format)], board.memory.size_bytes, model.name)
     total, bytes_of_all = Estimate(), 0
     for layer in synthetic_layers(shapes, len(shapes), args.format):
         spec, count = layer.spec, model.specs.count(layer.spec)

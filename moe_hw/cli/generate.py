@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -68,21 +69,22 @@ def _checked_layers(args: argparse.Namespace, arch: Any, memory_bytes: int) -> l
         DeviceError: the layers do not fit.
     """
     from moe_hw.cli.checkpoint import read_config
+    from moe_hw.cli.plan import formats_of
     from moe_hw.formats import layer_format
     from moe_hw.limits import Footprint, check_model
     from moe_hw.sites import layer_specs
 
-    form = layer_format(args.format)
     specs = layer_specs(read_config(args.model))
-    check_model(specs, arch, form, memory_bytes, str(args.model))
+    formats = [layer_format(name) for name in formats_of(args.format, specs)]
+    check_model(specs, arch, formats, memory_bytes, str(args.model))
     layers = []
-    for spec in dict.fromkeys(specs):
+    for (spec, form), count in Counter(zip(specs, formats, strict=True)).items():
         footprint = Footprint.of(spec, arch, form)
         layers.append(
             {
-                "count": specs.count(spec),
+                "count": count,
                 "spec": spec.as_dict(),
-                "format": args.format,
+                "format": form.name,
                 "tokens": footprint.max_tokens(),
                 "bytes": footprint.image_bytes,
             }

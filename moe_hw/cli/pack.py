@@ -37,21 +37,24 @@ def add_parser(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     from boards import load_board
+    from moe_hw.cli.plan import formats_of
     from moe_hw.cli.stream import LayerStream
     from moe_hw.fit import arch_of
     from moe_hw.formats import layer_format
     from moe_hw.limits import check_model
     from moe_hw.stored import begin_image, finish_image
 
-    form = layer_format(args.format)
     board = load_board(args.board)
     arch = arch_of(board)
     with Progress() as progress:
         progress(f"reading {args.model}")
         stream = LayerStream(args.model)
-        check_model([site.spec for site in stream.sites], arch, form, board.memory.size_bytes, str(args.model))
-        source = json.dumps([stream.source, args.format, args.scales], default=str)
-        work = _Work(args.model, args.output, args.format, args.scales, arch, source)
+        specs = [site.spec for site in stream.sites]
+        names = formats_of(args.format, specs)
+        formats = [layer_format(name) for name in names]
+        check_model(specs, arch, formats, board.memory.size_bytes, str(args.model))
+        source = json.dumps([stream.source, names, args.scales], default=str)
+        work = _Work(args.model, args.output, names, args.scales, arch, source)
         there = begin_image(args.output, arch, source)
         todo = [number for number in range(len(stream.sites)) if number not in there]
         rounded = 0
@@ -73,12 +76,13 @@ class _Work:
     """What is packed, how and where to; goes to the processes that do it.
 
     Attributes:
+        formats: of each layer.
         source: of the image, see ``moe_hw.stored.begin_image``.
     """
 
     model: Path
     output: Path
-    weight_format: str
+    formats: list[str]
     scales: str
     arch: Any
     source: str
@@ -89,7 +93,7 @@ class _Work:
         from moe_hw.stored import write_layer
 
         name = stream.sites[number].name
-        layer = QuantisedLayer(stream.layer(number), self.weight_format, name, self.scales)
+        layer = QuantisedLayer(stream.layer(number), self.formats[number], name, self.scales)
         write_layer(self.output, number, name, layer, self.arch, self.source, progress)
         return sum(layer.off_grid.values())
 

@@ -22,8 +22,8 @@ def add_parser(commands: Any) -> None:
         "--format",
         action="append",
         metavar="F[:SCALES]",
-        help="weight format, and how its scales are chosen (largest, mse or grid); may be repeated (default: int4, "
-        "int4:mse and int8)",
+        help="weight format as of pack, and how its scales are chosen (largest, mse or grid); may be repeated "
+        "(default: int4, int4:mse and int8)",
     )
     command.add_argument("--text-file", type=Path, required=True, metavar="FILE", help="the text")
     command.add_argument("--tokens", type=int, default=512, metavar="N", help="of the text (default: %(default)s)")
@@ -32,14 +32,18 @@ def add_parser(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     from host.integrate import accelerate
-    from moe_hw.cli.checkpoint import load_model, load_tokenizer
+    from moe_hw.cli.checkpoint import load_model, load_tokenizer, read_config
+    from moe_hw.cli.plan import formats_of
     from moe_hw.cli.text import encode, perplexity, read_text
     from moe_hw.quality import MeasuringDevice
+    from moe_hw.sites import layer_specs
 
     formats = [_parsed(text) for text in args.format or ("int4", "int4:mse", "int8")]
     if args.tokens < 2:
         raise UsageError(f"--tokens: expected 2 or more, got {args.tokens}")
     text = read_text(args.text_file)
+    specs = layer_specs(read_config(args.model))
+    of_layers = [formats_of(form, specs) for form, _ in formats]
     with Progress() as progress:
         progress(f"loading {args.model}")
         ids = encode(load_tokenizer(args.model), text, str(args.text_file))[:, : args.tokens]
@@ -51,7 +55,13 @@ def execute(args: argparse.Namespace) -> int:
         device = MeasuringDevice()
         with Progress() as progress:
             progress(f"[{number}/{len(formats)}] {form} with {scales} scales")
-            acceleration = accelerate(model, device, form, scales=scales, progress=progress.steps)  # type: ignore[arg-type]
+            acceleration = accelerate(
+                model,
+                device,  # type: ignore[arg-type]
+                of_layers[number],
+                scales=scales,
+                progress=progress.steps,
+            )
             try:
                 found = perplexity(model, ids)
             finally:
@@ -73,10 +83,9 @@ def _parsed(text: str) -> tuple[str, str]:
     Raises:
         UsageError: one of them is unknown.
     """
-    from moe_hw.formats import SCALES, layer_format
+    from moe_hw.formats import SCALES
 
     form, _, scales = text.partition(":")
-    layer_format(form)
     if scales and scales not in SCALES:
         raise UsageError(f"--format: expected {form}:{' or '.join(SCALES)}, got {text!r}")
     return form, scales or SCALES[0]

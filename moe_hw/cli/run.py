@@ -46,14 +46,13 @@ def execute(args: argparse.Namespace) -> int:
     from host.driver import open_device
     from host.integrate import accelerate
     from moe_hw.cli.checkpoint import load_model, load_tokenizer, read_config
+    from moe_hw.cli.plan import formats_of
     from moe_hw.cli.text import encode, perplexity, read_text
-    from moe_hw.formats import layer_format
     from moe_hw.sites import layer_specs
 
-    layer_format(args.format)
     if args.text_file and not args.check:
         raise UsageError("expected --check together with --text-file: it is the text of the perplexity check")
-    layer_specs(read_config(args.model))
+    formats = formats_of(args.format, layer_specs(read_config(args.model)))
     text = read_text(args.text_file) if args.text_file else None
     with Progress() as progress:
         progress(f"loading {args.model}")
@@ -66,7 +65,7 @@ def execute(args: argparse.Namespace) -> int:
     with device:
         with Progress() as progress:
             acceleration = accelerate(
-                model, device, args.format, check=args.check, scales=args.scales, progress=progress.steps
+                model, device, formats, check=args.check, scales=args.scales, progress=progress.steps
             )
         ids = _generate(model, tokenizer, prompt, args)
         generating = acceleration.report

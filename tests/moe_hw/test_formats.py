@@ -201,10 +201,13 @@ def test_formats_of_a_layers_experts() -> None:
         ("int7", "expected int2 or .*, got 'int7'"),
         ("int4,3=int7", "expected int2 or .*, got 'int7'"),
         ("int4,=int8", "weight format 'int4,=int8': expected EXPERT=FORMAT or FIRST-LAST=FORMAT, got '=int8'"),
+        (None, "expected int2 or .*, got 'None'"),
+        ("int4,\u0663=int8", "expected EXPERT=FORMAT or FIRST-LAST=FORMAT, got "),
+        ("int4," + "1" * 5000 + "=int8", "expected EXPERT=FORMAT or FIRST-LAST=FORMAT, got "),
         ("int4,", "expected EXPERT=FORMAT or FIRST-LAST=FORMAT, got ''"),
         ("int4,0=mxfp4", "'int4,0=mxfp4': expected mxfp4 of all experts or of none"),
-        ("int4,4=int8", "expected experts 0 to 3, got 4-4"),
-        ("int4,2-1=int8", "expected experts 0 to 3, got 2-1"),
+        ("int4,4=int8", "expected experts 0 to 3 in ascending order, got 4-4"),
+        ("int4,2-1=int8", "expected experts 0 to 3 in ascending order, got 2-1"),
     ],
 )
 def test_formats_that_are_none(name: str, message: str) -> None:

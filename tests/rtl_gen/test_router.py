@@ -88,7 +88,7 @@ def random_rules(arch: Arch, experts: int, most: int) -> dict[str, int]:
 
 
 def random_table(layer: dict[str, int]) -> list[int]:
-    """A correction for each expert, of the size of the sigmoids or as large as they can be."""
+    """A correction for each expert, of the size of the scores or as large as they can be."""
     bits = random.choice([1, 20, 27, 32])
     return [random.getrandbits(bits) - (1 << bits - 1) for _ in range(layer["experts"])]
 
