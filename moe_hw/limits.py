@@ -12,7 +12,7 @@ from moe_hw.arch import PLANES_PER_PASS, ROWS, SEGMENT_ALIGN, Arch, passes_of
 from moe_hw.errors import DeviceError
 from moe_hw.formats import ROUTER, LayerFormat
 from moe_hw.image import aligned, expert_room, head_bytes, matrix_bytes, quarter_bytes
-from moe_hw.registers import COMMAND, COMPLETION, LAYER
+from moe_hw.registers import COMMAND, COMPLETION
 from moe_hw.spec import LayerSpec
 
 
@@ -141,8 +141,7 @@ class Footprint:
         spec = self.spec
         routed = sum(self._expert_bytes(spec.inter_blocks, self.widths[expert]) for expert in experts)
         router = matrix_bytes(spec.router_rows, spec.input_blocks, ROUTER.bits, self.columns)
-        head = LAYER.size_bytes + 4 * spec.router.experts * (1 + (spec.router.keyed is not None))
-        return head + router + routed + self._expert_bytes(spec.shared_blocks, self.bits)
+        return head_bytes(spec) + router + routed + self._expert_bytes(spec.shared_blocks, self.bits)
 
     def _expert_bytes(self, inter_blocks: int, bits: int) -> int:
         spec, columns = self.spec, self.columns

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux
+from amaranth.hdl import Cat, Const, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
-from amaranth.utils import exact_log2
 
-from moe_hw.arch import SEGMENT_ALIGN, Arch
-from moe_hw.registers import COUNTERS, DEVICE_MAGIC, LAYER, LAYOUT_VERSION
+from moe_hw.arch import Arch
+from moe_hw.registers import COUNTERS, DEVICE_MAGIC, LAYOUT_VERSION
 from rtl_gen.bus import AXI4, AXI4Lite, AXI4Read, AXI4Write, connect_half
 from rtl_gen.combine import Combine
 from rtl_gen.command import Command
 from rtl_gen.counters import Counters
-from rtl_gen.expert_table import ENTRY_BITS, ExpertTable
+from rtl_gen.expert_tables import ExpertTables
 from rtl_gen.hidden_writer import HiddenWriter
 from rtl_gen.loader import Loader
 from rtl_gen.output import Output
@@ -31,7 +30,7 @@ from rtl_gen.vector_buffer import VectorBuffer
 from rtl_gen.widen import Widen
 from rtl_gen.writer import Writer
 
-COMMAND_READER, LOADER_READER, ROUTES_READER, EXPERTS_READER, CORRECTION_READER, WEIGHT_READER = range(6)
+COMMAND_READER, LOADER_READER, ROUTES_READER, TABLES_READER, WEIGHT_READER = range(5)
 
 
 class Accelerator(wiring.Component):
@@ -76,15 +75,14 @@ class Accelerator(wiring.Component):
         arch = self.arch
         m.submodules.registers = registers = Registers()
         m.submodules.command = command = Command(arch)
-        m.submodules.reads = reads = ReadArbiter(arch, 6 if arch.channels == 1 else 5)
+        m.submodules.reads = reads = ReadArbiter(arch, 5 if arch.channels == 1 else 4)
         m.submodules.loader = loader = Loader(arch)
         m.submodules.vector_buffer = vector_buffer = VectorBuffer(arch)
         m.submodules.scheduler = scheduler = Scheduler(arch)
         m.submodules.sequencer = sequencer = Sequencer(arch)
         m.submodules.sub_arrays = sub_arrays = self._sub_arrays
         m.submodules.router = router = Router(arch)
-        m.submodules.experts = experts = ExpertTable(arch)
-        m.submodules.correction = correction = ExpertTable(arch)
+        m.submodules.tables = tables = ExpertTables(arch)
         m.submodules.route_reader = route_reader = RouteReader(arch)
         m.submodules.post = post = Post(arch)
         m.submodules.requant = requant = Requant(arch)
@@ -115,8 +113,7 @@ class Accelerator(wiring.Component):
             (COMMAND_READER, command),
             (LOADER_READER, loader),
             (ROUTES_READER, route_reader),
-            (EXPERTS_READER, experts),
-            (CORRECTION_READER, correction),
+            (TABLES_READER, tables),
         ):
             connect(m, reader.bursts, getattr(reads, f"bursts_{index}"))
             connect(m, reader.words, getattr(reads, f"words_{index}"))
@@ -139,11 +136,11 @@ class Accelerator(wiring.Component):
 
         # ---- one layer and one start for all ----
         for block in (
-            scheduler, loader, sequencer, router, route_reader, post, hidden_writer, combine, output
+            scheduler, loader, sequencer, router, tables, route_reader, post, hidden_writer, combine, output
         ):  # fmt: skip
             m.d.comb += block.layer.eq(command.layer)
         starts = (scheduler.start, loader.clear, sub_arrays.clear, hidden_writer.restart, combine.clear, output.restart)
-        for start in (*starts, writer.clear, experts.start, correction.start, route_reader.start):
+        for start in (*starts, writer.clear, tables.start, route_reader.start):
             m.d.comb += start.eq(command.compute)
 
         # ---- jobs: their weights and their vectors ----
@@ -198,20 +195,14 @@ class Accelerator(wiring.Component):
             connect_stream(m, route_reader.routes, scheduler.routes)
         with m.Else():
             connect_stream(m, router.routes, scheduler.routes)
-        tables = command.layer_address + LAYER.size_bytes // SEGMENT_ALIGN
-        entries = command.layer.experts
-        lines = (entries + SEGMENT_ALIGN * 8 // ENTRY_BITS - 1) >> exact_log2(SEGMENT_ALIGN * 8 // ENTRY_BITS)
         m.d.comb += [
-            experts.address.eq(tables),
-            experts.entries.eq(entries),
-            experts.expert.eq(scheduler.table_expert),
-            scheduler.table_loaded.eq(experts.loaded),
-            scheduler.table_entry.eq(experts.entry),
-            correction.address.eq(tables + lines),
-            correction.entries.eq(Mux(command.layer.correction != 0, entries, 0)),
-            correction.expert.eq(router.expert),
-            router.correction.eq(correction.entry.as_signed()),
-            router.loaded.eq(correction.loaded),
+            tables.address.eq(command.layer_address),
+            tables.expert.eq(scheduler.table_expert),
+            scheduler.table_loaded.eq(tables.loaded),
+            scheduler.table_entry.eq(tables.entry),
+            tables.corrected.eq(router.expert),
+            router.correction.eq(tables.correction),
+            router.loaded.eq(tables.loaded),
         ]
         connect(m, post.values, requant.values)
         connect(m, requant.blocks, hidden_writer.blocks)
@@ -250,7 +241,7 @@ class Accelerator(wiring.Component):
             command.vector_error.eq(loader.error),
             command.weight_error.eq(sub_arrays.error),
             command.write_error.eq(writer.error),
-            command.table_error.eq(experts.error | correction.error),
+            command.table_error.eq(tables.error),
             command.routes_error.eq(route_reader.error),
             route_reader.address.eq(command.routes_address),
             route_reader.entries.eq(command.entries),

@@ -26,7 +26,7 @@ from rtl_gen.combine import Combine
 from rtl_gen.dispatcher import Dispatcher
 from rtl_gen.emit import to_verilog
 from rtl_gen.expert_queues import ExpertQueues
-from rtl_gen.expert_table import ExpertTable
+from rtl_gen.expert_tables import ExpertTables
 from rtl_gen.groups import Groups
 from rtl_gen.hidden_writer import HiddenWriter
 from rtl_gen.keys import Keys
@@ -67,7 +67,7 @@ BLOCKS: dict[str, Callable[[Arch], wiring.Component]] = {
     "softmax": Softmax,
     "keys": Keys,
     "groups": Groups,
-    "expert_table": ExpertTable,
+    "expert_tables": ExpertTables,
     "router": Router,
     "route_reader": RouteReader,
     "expert_queues": ExpertQueues,
@@ -83,7 +83,7 @@ BLOCKS: dict[str, Callable[[Arch], wiring.Component]] = {
     "dispatcher": Dispatcher,
     "hidden_writer": HiddenWriter,
     "output": Output,
-    "read_arbiter": lambda arch: ReadArbiter(arch, 6),
+    "read_arbiter": lambda arch: ReadArbiter(arch, 5),
     "writer": Writer,
     "bursts": Bursts,
 }

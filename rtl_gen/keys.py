@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from moe_hw.arch import ACC_BITS, Arch
 from rtl_gen import score
 from rtl_gen.arith import Pipeline, align, bit_length
-from rtl_gen.expert_table import ENTRY_BITS
+from rtl_gen.expert_tables import ENTRY_BITS
 from rtl_gen.score import LSE_BITS, SCORE_BITS, Function, Score
 from rtl_gen.types import expert_bits, layer_layout
 

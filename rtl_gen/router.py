@@ -7,7 +7,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from moe_hw.arch import ACC_BITS, EXP_BITS, Arch
-from rtl_gen.expert_table import ENTRY_BITS
+from rtl_gen.expert_tables import ENTRY_BITS
 from rtl_gen.groups import Groups
 from rtl_gen.keys import Keys
 from rtl_gen.logit_memory import LogitMemory
@@ -47,7 +47,7 @@ class Router(wiring.Component):
     layer : In(layer_layout)
         Stable from two cycles before the first result to the last route.
     loaded : In(1), expert : Out, correction : In(32, signed)
-        The correction table can be read; its read port, as of ``ExpertTable``.
+        The correction table can be read; its read port, as of ``ExpertTables``.
     routes : Out(stream of route_layout)
         For each token its choices in descending order, then the shared expert's entry if there is one.
     busy : Out(1)

@@ -88,7 +88,7 @@ class Walk(wiring.Component):
     expert : Out, head : In, count : In
         Queue lookup, one cycle later.
     table_loaded : In(1), table_expert : Out, table_entry : In(table_layout())
-        The expert table can be read; its read port, as of ``ExpertTable``.
+        The expert table can be read; its read port, as of ``ExpertTables``.
     segments : Out(stream of segment_layout), works : Out(stream of work_layout)
         Matrices to read, and what to do with them in the same order.
     experts_used : Out

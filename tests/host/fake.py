@@ -145,7 +145,7 @@ class FakeTransport(Transport):
         output = outputs(unpacked, tokens, routes)
         self.write(64 * command["output"], output)
         self.write(64 * command["routing"], routing)
-        tables = 4 * layer["experts"] * (1 + (layer["correction"] > 0))
+        tables = -(-4 * layer["experts"] // 64) * 64 * (1 + (layer["correction"] > 0))
         moved_in = COMMAND.size_bytes + LAYER.size_bytes + tables + 66 * count * blocks + unpacked.bytes_read
         moved_out = output.nbytes + routing.nbytes
         word = self.arch.data_bits // 8

@@ -89,8 +89,7 @@ def moved_bytes(handle: Handle, arch: Arch, result: Result) -> int:
     inputs = line * shape.input_blocks * (2 * count * (not shape.router.given) + choices + count * shared)
     hidden = line * (choices * shape.inter_blocks + count * shape.shared_blocks)
     word = arch.data_bits // 8
-    tables = (1 + (shape.router.keyed is not None)) * aligned(4 * shape.router.experts, word)
-    records = COMMAND.size_bytes + LAYER.size_bytes + tables + COMPLETION.size_bytes
+    records = COMMAND.size_bytes + head_bytes(shape) + COMPLETION.size_bytes
     results = handle.footprint.output_bytes(count) + handle.footprint.routing_bytes(count)
     routes = handle.footprint.routing_bytes(count) if shape.router.given else 0
     # The routing record ends with a whole bus word.
