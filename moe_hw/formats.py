@@ -17,6 +17,9 @@ from moe_hw.errors import InputError, ModelError, UsageError
 MAX_FRACTION = 31
 """Largest distance of a scale from the matrix kind's largest one, in binary orders."""
 
+ZERO_SCALE = 224 | MAX_FRACTION - 12
+"""The byte of the smallest scale, that of blocks of zeros."""
+
 TOKEN_LIMIT = 2.0**100
 """Magnitudes at or above it are refused; a block of magnitudes below its reciprocal is a block of zeros."""
 
@@ -151,11 +154,11 @@ def layer_format(name: str) -> LayerFormat:
 
 @dataclass(frozen=True)
 class QuantisedMatrix:
-    """A matrix of N rows and K columns, ``weight = code * (8 + frac) * 2**(exponent - f)``.
+    """A matrix of N rows and K columns, ``weight = code * (32 + frac) * 2**(exponent - f - 2)``.
 
     Attributes:
         codes: int8 (int16 for the router) ``[N, 32 * blocks]``, padded with zeros.
-        frac: uint8 ``[N, blocks]``, 0 to 7.
+        frac: uint8 ``[N, blocks]``, 0 to 31, of as many bits as :func:`fraction_bits` says.
         f: uint8 ``[N, blocks]``, 0 to 31.
         exponents: S of each of the matrices whose rows are interleaved; row ``n`` has that of number ``n % len``.
         format: width of the codes.
@@ -182,7 +185,9 @@ class QuantisedMatrix:
     @property
     def scales(self) -> np.ndarray:
         """The stored scale bytes, uint8 ``[N, blocks]``."""
-        return self.frac << 5 | self.f
+        frac, f = self.frac.astype(np.int64), self.f.astype(np.int64)
+        parts = [f << 5 | frac, 128 | f - 4 << 4 | frac >> 1, 192 | f - 8 << 3 | frac >> 2]
+        return np.select([f < 4, f < 8, f < 12], parts, 224 | f - 12).astype(np.uint8)
 
     @property
     def shift(self) -> int:
@@ -199,14 +204,21 @@ class QuantisedMatrix:
 
     def dequantise(self) -> np.ndarray:
         """The matrix that the codes stand for, float64 ``[N, 32 * blocks]``, exact."""
-        scale = np.ldexp(8.0 + self.frac, self.row_exponents()[:, None] - self.f)
-        return (self.codes.reshape(self.rows, self.blocks, ROWS) * scale[..., None]).reshape(self.codes.shape)
+        return (self.codes.reshape(self.rows, self.blocks, ROWS) * self._scale()[..., None]).reshape(self.codes.shape)
+
+    def _scale(self) -> np.ndarray:
+        """The scale of each block, float64 ``[N, blocks]``."""
+        return np.ldexp(32.0 + self.frac, self.row_exponents()[:, None] - self.f - 2)
 
     def row_norms_squared(self) -> np.ndarray:
         """Squared L2 norm of each dequantised row, float64 ``[N]``."""
         codes = torch.from_numpy(self.codes).view(self.rows, self.blocks, ROWS).double()
-        scale = np.ldexp(8.0 + self.frac, self.row_exponents()[:, None] - self.f)
-        return (codes.square_().sum(2).numpy() * scale**2).sum(1)
+        return (codes.square_().sum(2).numpy() * self._scale() ** 2).sum(1)
+
+
+def fraction_bits(f: np.ndarray) -> np.ndarray:
+    """Bits of ``frac``: a scale is finer the nearer it is to the largest of its matrices."""
+    return np.where(f < 4, 5, np.where(f < 8, 4, np.where(f < 12, 3, 0)))
 
 
 def largest_scale_exponent(magnitude: float, form: WeightFormat) -> int:
@@ -251,18 +263,16 @@ def quantise(
     values[:count, :width] = matrix
     values = values.view(-1, blocks, ROWS)
     amax = torch.maximum(values.amax(2), -values.amin(2)).numpy()
-    frac, scale_exponent = _scale_of(amax, form)
+    frac, scale_exponent = _representable(*_scale_of(amax, form), exponent)
     if scales in ("mse", "grid"):
-        frac, scale_exponent = _best_scale(values, frac, scale_exponent, form)
-    steps = _steps(values, amax, form) if scales == "grid" else np.zeros(amax.shape)
+        frac, scale_exponent = _best_scale(values, frac, scale_exponent, form, exponent)
+    steps = _steps(values, amax, form, exponent) if scales == "grid" else np.zeros(amax.shape)
     on_grid = steps > 0
     if on_grid.any():
-        mantissa, steps_exponent = np.frexp(steps)
-        rounded = np.rint(mantissa * 16).astype(np.int64)
-        frac = np.where(on_grid, np.where(rounded == 16, 0, rounded - 8), frac)
-        scale_exponent = np.where(on_grid, steps_exponent - 4 + (rounded == 16), scale_exponent)
+        nearest, steps_exponent = _nearest_scale(steps, exponent)
+        frac, scale_exponent = np.where(on_grid, nearest, frac), np.where(on_grid, steps_exponent, scale_exponent)
     f = np.where(amax == 0, MAX_FRACTION, np.minimum(exponent - scale_exponent, MAX_FRACTION))
-    scale = torch.from_numpy(np.ldexp(8.0 + frac, exponent - f))
+    scale = torch.from_numpy(np.ldexp(32.0 + frac, exponent - f - 2))
     divisor = torch.where(torch.from_numpy(on_grid), torch.from_numpy(steps), scale)
     codes = _nearest(values.div_(divisor[..., None]), form)
     code_type = torch.int8 if form.bits <= 8 else torch.int16
@@ -409,24 +419,48 @@ def quantise_tokens(x: torch.Tensor | np.ndarray, constant: bool = False) -> Tok
     return tokens.with_constants() if constant else tokens
 
 
+def _unit(scale_exponent: np.ndarray, exponent: int) -> np.ndarray:
+    """What ``frac`` is a multiple of in a scale with this exponent, below S ``exponent``."""
+    return 1 << 5 - fraction_bits(exponent - scale_exponent)
+
+
+def _representable(frac: np.ndarray, scale_exponent: np.ndarray, exponent: int) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest scales from these on that there are with S ``exponent``."""
+    unit = _unit(scale_exponent, exponent)
+    frac = (frac + unit - 1) // unit * unit
+    carry = frac == 32
+    return np.where(carry, 0, frac), scale_exponent + carry
+
+
+def _nearest_scale(wanted: np.ndarray, exponent: int) -> tuple[np.ndarray, np.ndarray]:
+    """(frac, s) of the scales nearest to positive numbers, with S ``exponent``."""
+    mantissa, scale_exponent = np.frexp(wanted)
+    scale_exponent = scale_exponent - 4
+    unit = _unit(scale_exponent, exponent)
+    rounded = (np.rint(mantissa * 64 / unit) * unit).astype(np.int64)
+    carry = rounded == 64
+    return np.where(carry, 0, rounded - 32), scale_exponent + carry
+
+
 def _best_scale(
-    values: torch.Tensor, frac: np.ndarray, scale_exponent: np.ndarray, form: WeightFormat
+    values: torch.Tensor, frac: np.ndarray, scale_exponent: np.ndarray, form: WeightFormat, exponent: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of the scales up to one binary order below these, those with the smallest squared error."""
-    first = 8 * scale_exponent + frac
+    """Of scales up to one binary order below these, sixteen of an order, those with the smallest squared error."""
+    first = 32 * scale_exponent + frac
     best, best_error = first, torch.full(first.shape, torch.inf, dtype=torch.float64)
-    for step in range(0, 9, 8 if form.values else 1):
-        exponents, fracs = np.divmod(first - step, 8)
-        scale = torch.from_numpy(np.ldexp(8.0 + fracs, exponents))[..., None]
+    for step in range(0, 33, 32 if form.values else 2):
+        exponents, fracs = np.divmod(first - step, 32)
+        fracs -= fracs % _unit(exponents, exponent)
+        scale = torch.from_numpy(np.ldexp(32.0 + fracs, exponents - 2))[..., None]
         error = (_nearest(values / scale, form) * scale - values).square_().sum(2)
         better = error < best_error
-        best = np.where(better.numpy(), first - step, best)
+        best = np.where(better.numpy(), 32 * exponents + fracs, best)
         best_error = torch.where(better, error, best_error)
-    exponents, fracs = np.divmod(best, 8)
+    exponents, fracs = np.divmod(best, 32)
     return fracs, exponents
 
 
-def _steps(values: torch.Tensor, amax: np.ndarray, form: WeightFormat) -> np.ndarray:
+def _steps(values: torch.Tensor, amax: np.ndarray, form: WeightFormat, exponent: int) -> np.ndarray:
     """A step of which a block's weights are integer multiples that fit a code; 0 if there is none.
 
     It is the largest one divided by the integer with which it is nearest to a scale. Weights may be rounded to float16:
@@ -442,8 +476,8 @@ def _steps(values: torch.Tensor, amax: np.ndarray, form: WeightFormat) -> np.nda
     best, least = largest_step, np.full(amax.shape, np.inf)
     for divisor in range(form.largest, 0, -1):
         step = largest_step / divisor
-        mantissa = np.frexp(step)[0] * 16
-        error = np.abs(np.rint(mantissa) / np.where(mantissa > 0, mantissa, 1) - 1)
+        frac, scale_exponent = _nearest_scale(step, exponent)
+        error = np.abs(np.ldexp(32.0 + frac, scale_exponent - 2) / np.where(step > 0, step, 1) - 1)
         nearer = (most.numpy() * divisor <= form.largest) & (error < least)
         best, least = np.where(nearer, step, best), np.where(nearer, error, least)
     return np.where((amax > 0) & (most.numpy() > 0), best, 0)
@@ -461,7 +495,7 @@ def _nearest(values: torch.Tensor, form: WeightFormat) -> torch.Tensor:
 
 
 def _scale_of(amax: np.ndarray, form: WeightFormat) -> tuple[np.ndarray, np.ndarray]:
-    """(frac, s) of the scale ``(8 + frac) * 2**s`` of blocks with these largest magnitudes; frac 0 for zeros."""
+    """(frac, s) of the scale ``(32 + frac) * 2**(s - 2)`` of blocks with these largest magnitudes; frac 0 for zeros."""
     if not form.values:
         return _scales(amax, form)
     # MXFP4's scale is 2^(floor(log2(amax)) - 2), of elements twice as large as the codes say.
@@ -469,11 +503,11 @@ def _scale_of(amax: np.ndarray, form: WeightFormat) -> tuple[np.ndarray, np.ndar
 
 
 def _scales(amax: np.ndarray, form: WeightFormat) -> tuple[np.ndarray, np.ndarray]:
-    """(frac, s) of the smallest scale ``(8 + frac) * 2**s`` whose largest code reaches ``amax``; frac 0 for zeros."""
+    """(frac, s) of the smallest scale of five bits whose largest code reaches ``amax``; frac 0 for zeros."""
     mantissa, exponent = np.frexp(amax / form.largest)
     exponent = exponent - 4
-    steps = np.floor(mantissa * 16)
-    # The quotient was rounded; this product, of at most 19 bits, is exact.
-    steps += np.ldexp(steps * form.largest, exponent) < amax
-    carry = steps == 16
-    return np.where(carry | (amax == 0), 0, steps - 8).astype(np.int64), exponent + carry
+    steps = np.floor(mantissa * 64)
+    # The quotient was rounded; this product, of at most 21 bits, is exact.
+    steps += np.ldexp(steps * form.largest, exponent - 2) < amax
+    carry = steps == 64
+    return np.where(carry | (amax == 0), 0, steps - 32).astype(np.int64), exponent + carry

@@ -11,7 +11,7 @@ import torch
 
 from moe_hw.arch import ROWS, SEGMENT_ALIGN, TILES_PER_SCALE_BEAT, Arch
 from moe_hw.errors import ImageError
-from moe_hw.formats import MAX_FRACTION, ROUTER, QuantisedMatrix, Tokens, WeightFormat
+from moe_hw.formats import ROUTER, ZERO_SCALE, QuantisedMatrix, Tokens, WeightFormat
 from moe_hw.quantised import CodedLayer, QuantisedExpert
 from moe_hw.registers import LAYER, LAYER_MAGIC
 from moe_hw.spec import LayerSpec
@@ -61,7 +61,7 @@ def matrix_segment(matrix: QuantisedMatrix, arch: Arch) -> np.ndarray:
     """
     missing = -matrix.rows % arch.columns
     codes = np.pad(_in_memory(matrix.codes, matrix.format), ((0, missing), (0, 0)))
-    scales = np.pad(matrix.scales, ((0, missing), (0, 0)), constant_values=MAX_FRACTION)
+    scales = np.pad(matrix.scales, ((0, missing), (0, 0)), constant_values=ZERO_SCALE)
     columns = arch.sub_array.columns
 
     def share(rows: np.ndarray, channel: int) -> np.ndarray:

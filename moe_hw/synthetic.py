@@ -10,7 +10,7 @@ import torch
 
 from moe_hw.arch import ROWS
 from moe_hw.errors import UsageError
-from moe_hw.formats import MAX_FRACTION, ROUTER, QuantisedMatrix, WeightFormat
+from moe_hw.formats import MAX_FRACTION, ROUTER, QuantisedMatrix, WeightFormat, fraction_bits
 from moe_hw.quantised import CodedLayer, Correction, QuantisedExpert, correction_table
 from moe_hw.spec import LayerSpec, blocks
 
@@ -77,7 +77,7 @@ class SyntheticLayer(CodedLayer):
         return math.sqrt(down * inter * up**spec.expert.degree)
 
     def _largest_weight(self, width: int) -> float:
-        return math.ldexp(15 * self.format.largest, _scale_exponent(self.format, width))
+        return math.ldexp(15.75 * self.format.largest, _scale_exponent(self.format, width))
 
     def _expert(self, stream: int, inter: int, inter_blocks: int) -> QuantisedExpert:
         spec, hidden, first = self.spec, self.spec.hidden, self.spec.first_matrices
@@ -97,8 +97,9 @@ class SyntheticLayer(CodedLayer):
             code_type = np.int8 if form.bits <= 8 else np.int16
             most = len(form.codes) // 2
             codes = form.codes[most + random.integers(-most, most, _POOL, code_type, endpoint=True)].astype(code_type)
-            frac = random.integers(0, 8, _POOL, np.uint8)
-            pools[form.name] = codes, frac, random.integers(0, _LARGEST_F, _POOL, np.uint8, endpoint=True)
+            f = random.integers(0, _LARGEST_F, _POOL, np.uint8, endpoint=True)
+            frac = random.integers(0, 32, _POOL, np.uint8) >> 5 - fraction_bits(f) << 5 - fraction_bits(f)
+            pools[form.name] = codes, frac.astype(np.uint8), f
         return pools
 
     def _matrix(

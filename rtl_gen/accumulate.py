@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
@@ -14,7 +14,7 @@ from rtl_gen.row import SUM_BITS
 from rtl_gen.types import result_layout, slot_bits
 
 FRACTION = 24
-"""Bits that a product is shifted left before the right shift R of ``docs/numerics.md``."""
+"""Bits that a product, in units of a quarter, is shifted left before the right shift R of ``docs/numerics.md``."""
 
 SHIFT_MAX = 63
 SCALE_BITS = 8
@@ -33,6 +33,14 @@ def tag_layout(arch: Arch) -> data.StructLayout:
             "scale_pop": 1,  # last use of the scale beat
         }
     )
+
+
+def scale_parts(scale: Value) -> tuple[Value, Value]:
+    """``frac``, five bits, and ``f`` of a scale's byte, section 2 of ``docs/numerics.md``."""
+    near, far, last = scale[7] & ~scale[6], scale[6:8].all() & ~scale[5], scale[5:8].all()
+    frac = Mux(last, 0, Mux(far, scale[:3] << 2, Mux(near, scale[:4] << 1, scale[:5])))[:5]
+    f = Mux(last, scale[:5] + 12, Mux(far, Cat(scale[3:5], 0, 1), Mux(near, Cat(scale[4:6], 1), scale[5:7])))
+    return frac, f
 
 
 class AccumulateColumn(wiring.Component):
@@ -74,15 +82,21 @@ class AccumulateColumn(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
 
-        # Stage 1: dot * (8 + frac), in adders because the multipliers are the array's, and the whole shift.
-        fraction = self.scale[5:]
-        parts = [Mux(bit, self.dot << place, 0) for place, bit in enumerate(fraction)]
-        product = Signal(signed(SUM_BITS + 5))
+        # Stage 1: dot * (32 + frac), by digits of two bits because the multipliers are the array's; the whole shift.
+        fraction, f = scale_parts(self.scale)
+        triple = self.dot + (self.dot << 1)
+
+        def times(digit: Value) -> Value:
+            return Mux(digit[1], Mux(digit[0], triple, self.dot << 1), Mux(digit[0], self.dot, 0))
+
+        product = Signal(signed(SUM_BITS + 7))
         amount = Signal(range(SHIFT_MAX + 1))
         total = Signal(8)
-        m.d.comb += total.eq(self.shift + self.scale[:5])
+        m.d.comb += total.eq(self.shift + f)
         m.d.sync += [
-            product.eq((self.dot << len(fraction)) + parts[0] + (parts[1] + parts[2])),
+            product.eq(
+                times(fraction[:2]) + (times(fraction[2:4]) << 2) + (Mux(fraction[4], triple, self.dot << 1) << 4)
+            ),
             amount.eq(Mux(total > SHIFT_MAX, SHIFT_MAX, total)),
         ]
         # Stages 2 to 4: shift right, coarse then fine, with one more bit below for the rounding.
@@ -90,7 +104,7 @@ class AccumulateColumn(wiring.Component):
         fine_amount = Signal(3)
         fine = Signal(signed(ACC_BITS + 1))
         m.d.sync += [
-            coarse.eq((product << (FRACTION + 1)) >> Cat(Const(0, 3), amount[3:])),
+            coarse.eq((product << (FRACTION - 1)) >> Cat(Const(0, 3), amount[3:])),
             fine_amount.eq(amount[:3]),
             fine.eq(coarse >> fine_amount),
         ]

@@ -64,7 +64,7 @@ def accumulate(matrix: QuantisedMatrix, operand: Operand) -> np.ndarray:
     for first in range(0, rows, step):
         part = slice(first, first + step)
         exponents = matrix.shift - matrix.f[part].astype(np.int64)
-        row_scale = torch.from_numpy(np.ldexp(8.0 + matrix.frac[part], exponents).T[..., None].copy())
+        row_scale = torch.from_numpy(np.ldexp(32.0 + matrix.frac[part], exponents - 2).T[..., None].copy())
         total = torch.zeros(row_scale.shape[1], count, dtype=torch.float64)
         for i, codes in enumerate(weight_slices(matrix.codes[part], matrix.format.passes)):
             weights = torch.from_numpy(codes).view(-1, blocks, 32).permute(1, 0, 2).float()

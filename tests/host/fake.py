@@ -30,6 +30,7 @@ from moe_hw.twins.combine import to_float32
 from moe_hw.twins.layer import outputs, route_tokens
 from moe_hw.twins.router import Routes
 from tests.moe_hw.rules import refusal
+from tests.moe_hw.scales import SCALES
 
 
 class FakeTransport(Transport):
@@ -265,7 +266,8 @@ class Unpacked(QuantisedLayer):
         pieces = [self._part(offset, rows, blocks, form) for offset, rows in parts]
         codes, scales = (np.concatenate(part) for part in zip(*pieces, strict=True))
         kind = np.int8 if form.bits <= 8 else np.int16
-        return QuantisedMatrix(codes.astype(kind), scales >> 5, scales & 31, exponents, form)
+        frac, f = SCALES[scales].transpose(2, 0, 1).astype(np.uint8)
+        return QuantisedMatrix(codes.astype(kind), frac, f, exponents, form)
 
     def _part(self, offset: int, rows: int, blocks: int, form: WeightFormat) -> tuple[np.ndarray, np.ndarray]:
         """Codes and scales."""

@@ -26,6 +26,7 @@ from moe_hw.formats import (
     quantise_tokens,
     weight_format,
 )
+from tests.moe_hw.scales import SCALES
 
 ALL_FORMATS = [*FORMATS.values(), ROUTER]
 BY_NAME = {"argvalues": ALL_FORMATS, "ids": lambda form: form.name}
@@ -46,15 +47,15 @@ def quantised(matrix: np.ndarray, form: WeightFormat, exponent: int | None = Non
     return quantise(tensor, form, exponent)
 
 
-def smallest_scale(amax: float, largest: int) -> Fraction:
-    """The definition, by search: the smallest (8 + frac) * 2^s that reaches ``amax`` with the largest code."""
-    exponent = 0
-    while Fraction(15) * Fraction(2) ** exponent * largest >= Fraction(amax):
-        exponent -= 1
-    while Fraction(8) * Fraction(2) ** exponent * largest < Fraction(amax):
-        exponent += 1
-    scales = [(8 + frac) * Fraction(2) ** (exponent + s) for s in (-1, 0) for frac in range(8)]
-    return min(scale for scale in scales if scale * largest >= Fraction(amax))
+def scale_of(byte: int, exponent: int) -> Fraction:
+    """The scale that a byte stands for."""
+    frac, f = SCALES[byte].tolist()
+    return (32 + frac) * Fraction(2) ** (exponent - f - 2)
+
+
+def smallest_scale(amax: float, largest: int, exponent: int) -> Fraction:
+    """The definition, by search: the smallest scale that reaches ``amax`` with the largest code."""
+    return min(scale for byte in range(244) if (scale := scale_of(byte, exponent)) * largest >= Fraction(amax))
 
 
 @pytest.mark.parametrize("form", **INTEGERS)
@@ -73,9 +74,9 @@ def test_quantised_weights_follow_the_definition(form: WeightFormat, matrix: np.
         if amax == 0:
             assert (frac, f) == (0, 31) and not codes.any()
             continue
-        scale = (8 + int(frac)) * Fraction(2) ** (exponent - f)
-        if f < 31:
-            assert scale == smallest_scale(amax, form.largest)
+        scale = (32 + int(frac)) * Fraction(2) ** (exponent - f - 2)
+        assert scale == smallest_scale(amax, form.largest, exponent)
+        assert scale == scale_of(int(result.scales[row, block]), exponent)
         quotients = values.astype(np.float64) / float(scale)
         assert np.array_equal(codes, np.clip(np.rint(quotients), -form.largest, form.largest))
 
@@ -111,12 +112,14 @@ def test_mxfp4_rounds_to_the_nearest_element(matrix: np.ndarray) -> None:
 
 @pytest.mark.parametrize("form", **INTEGERS)
 @pytest.mark.parametrize("ratio", [1.0, 1 + 2**-23, 1 - 2**-24])
-@pytest.mark.parametrize("frac", range(8))
+@pytest.mark.parametrize("frac", range(32))
 def test_scales_at_their_steps(form: WeightFormat, frac: int, ratio: float) -> None:
-    amax = np.float32((8 + frac) * form.largest * ratio * 2.0**-9)
-    result = quantised(np.array([[amax]], np.float32), form)
-    scale = Fraction(8 + int(result.frac[0, 0])) * Fraction(2) ** (result.exponents[0] - int(result.f[0, 0]))
-    assert scale == smallest_scale(float(amax), form.largest)
+    """In the largest orders and in those where scales are coarser."""
+    amax = ((32 + frac) * form.largest * ratio * 2.0 ** np.arange(-9, -44, -1)).astype(np.float32)
+    result = quantised(amax[:, None], form)
+    for row, value in enumerate(amax):
+        wanted = smallest_scale(float(value), form.largest, result.exponents[0])
+        assert scale_of(int(result.scales[row, 0]), result.exponents[0]) == wanted
 
 
 @pytest.mark.parametrize("form", **INTEGERS)
@@ -124,7 +127,7 @@ def test_the_error_is_at_most_half_a_step(form: WeightFormat) -> None:
     matrix = np.random.default_rng(5).standard_normal((7, 67)).astype(np.float32)
     result = quantised(matrix, form)
     error = np.abs(result.dequantise()[:, :67] - matrix)
-    scale = np.ldexp(8.0 + result.frac, result.exponents[0] - result.f.astype(int)).repeat(32, axis=1)[:, :67]
+    scale = np.ldexp(32.0 + result.frac, result.exponents[0] - result.f.astype(int) - 2).repeat(32, axis=1)[:, :67]
     assert (error <= scale / 2).all()
 
 
@@ -169,7 +172,7 @@ def test_weights_that_are_not_finite(value: float) -> None:
 @pytest.mark.parametrize("form", **BY_NAME)
 @given(blocks=st.integers(1, 1023))
 def test_shifts_keep_the_accumulator_in_range(form: WeightFormat, blocks: int) -> None:
-    """The largest sum of section 3: every dot at its extreme, ``frac`` 7, ``f`` 0, equal exponents."""
+    """The largest sum of section 3: every dot at its extreme, ``frac`` 31, ``f`` 0, equal exponents."""
     first = passes_of(form.bits)[0]
     slices = [max(-15, -(1 << first - 1)) if i == 0 else 15 for i in range(form.passes)]
     halves = [(-128, 8), (-128, 0)] if form is ROUTER else [(-128, 0)]
@@ -178,7 +181,7 @@ def test_shifts_keep_the_accumulator_in_range(form: WeightFormat, blocks: int) -
         for token, extra in halves:
             left = shift + 4 * (form.passes - 1 - i) + extra
             assert 24 - left >= 0
-            total += abs(((32 * weight * token * 15 << 24) >> 24 - left) + 1)
+            total += abs(((32 * weight * token * 63 << 22) >> 24 - left) + 1)
     assert total * blocks < 1 << 47
 
 

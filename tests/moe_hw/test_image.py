@@ -23,6 +23,7 @@ from moe_hw.layer import random_layer
 from moe_hw.quantised import QuantisedLayer
 from moe_hw.registers import LAYER, LAYER_MAGIC
 from tests.moe_hw.layers import SPECS
+from tests.moe_hw.scales import SCALES
 from tests.moe_hw.test_twins_array import random_matrix
 
 ARCH = Arch(columns=4)
@@ -61,7 +62,7 @@ def unpack(segment: np.ndarray, rows: int, blocks: int, form: WeightFormat, colu
     assert not codes[rows:].any()
     if form.values:  # a sign and the number of a magnitude
         codes = np.where(codes < 0, -1, 1) * np.array(form.values)[codes & 7]
-    frac, f = (scales[:rows] >> 5).astype(np.uint8), (scales[:rows] & 31).astype(np.uint8)
+    frac, f = SCALES[scales[:rows].astype(int)].transpose(2, 0, 1).astype(np.uint8)
     return QuantisedMatrix(codes[:rows], frac, f, (0,), form)
 
 

@@ -92,7 +92,7 @@ def test_the_command_on_the_trained_model(capsys: pytest.CaptureFixture[str]) ->
     lines = capsys.readouterr().out.splitlines()
     rows = {tuple(line.split()[:2]): line.split() for line in lines[-4:-1]}
     plain, searched, int8 = (float(rows[key][2]) for key in (("int4", "largest"), ("int4", "mse"), ("int8", "largest")))
-    assert plain + 0.3 < searched < int8 - 10
+    assert plain + 0.2 < searched < int8 - 10
     exact = float(lines[-1].split()[-1])
     assert float(rows["int8", "largest"][-1]) == pytest.approx(exact, rel=0.01)
     assert sum("dB)" in line for line in lines) == 3 * 4

@@ -18,14 +18,16 @@ from moe_hw.formats import (
 )
 from moe_hw.twins import array
 from moe_hw.twins.array import Operand, accumulate, expert_operand, router_operand, weight_slices
+from tests.moe_hw.scales import SCALES
 
 
 def random_matrix(rng: np.random.Generator, rows: int, blocks: int, form: WeightFormat) -> QuantisedMatrix:
     kind = np.int16 if form.bits > 8 else np.int8
+    scales = SCALES[rng.integers(0, 244, (rows, blocks))].astype(np.uint8)
     return QuantisedMatrix(
         codes=rng.choice(form.codes, (rows, 32 * blocks)).astype(kind),
-        frac=rng.integers(0, 8, (rows, blocks)).astype(np.uint8),
-        f=rng.integers(0, 32, (rows, blocks)).astype(np.uint8),
+        frac=scales[..., 0],
+        f=scales[..., 1],
         exponents=(0,),
         format=form,
     )
@@ -46,7 +48,7 @@ def definition(matrix: QuantisedMatrix, operand: Operand) -> list[list[int]]:
             acc = 0
             for block in range(matrix.blocks):
                 codes = [int(code) for code in matrix.codes[row, 32 * block : 32 * block + 32]]
-                scale, f = 8 + int(matrix.frac[row, block]), int(matrix.f[row, block])
+                scale, f = 32 + int(matrix.frac[row, block]), int(matrix.f[row, block])
                 distance = min(63, largest - int(operand.exponents[vector, block]))
                 for i in range(passes):
                     slices = [code >> 4 * (passes - 1 - i) for code in codes]
@@ -55,7 +57,7 @@ def definition(matrix: QuantisedMatrix, operand: Operand) -> list[list[int]]:
                         dot = sum(a * int(b) for a, b in zip(slices, part[vector, block], strict=True))
                         left = shift + 4 * (passes - 1 - i) + (8 if len(operand.slices) == 2 and j == 0 else 0)
                         right = min(63, 24 - left + f + distance)
-                        value = dot * scale << 24
+                        value = dot * scale << 22
                         acc += (value >> right) + (value >> right - 1 & 1 if right else 0)
             assert abs(acc) < 1 << 47
             row_acc.append(acc)
@@ -78,7 +80,7 @@ def test_extremes_are_exact(form: WeightFormat, sign: int) -> None:
     blocks, parts = 40, 2 if form is ROUTER else 1
     matrix = random_matrix(np.random.default_rng(0), 2, blocks, form)
     matrix.codes[:] = sign * form.largest
-    matrix.frac[:], matrix.f[:] = 7, 0
+    matrix.frac[:], matrix.f[:] = 31, 0
     operand = Operand((np.full((1, blocks, 32), -128, np.int8),) * parts, np.zeros((1, blocks), int))
     assert accumulate(matrix, operand).tolist() == definition(matrix, operand)
 

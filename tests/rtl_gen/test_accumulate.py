@@ -13,6 +13,7 @@ from rtl_gen.row import SUM_BITS
 from rtl_gen.types import Kind, result_layout
 from sim.bench import streams
 from sim.bench.runner import parameter, run_bench
+from tests.moe_hw.scales import SCALES
 
 
 def sizes(slots: int) -> Arch:
@@ -55,8 +56,9 @@ def random_matrix(arch: Arch, groups: int, blocks: int, slots: int) -> tuple[lis
             if block == 0:
                 acc[slot] = [0] * arch.columns
             for column, (dot, scale) in enumerate(zip(dots, scales, strict=True)):
-                product = dot * (8 + (scale >> 5)) << FRACTION
-                acc[slot][column] += int(rshift(product, min(63, shift + (scale & 31))))
+                frac, f = SCALES[scale].tolist()
+                product = dot * (32 + frac) << FRACTION - 2
+                acc[slot][column] += int(rshift(product, min(63, shift + f)))
             if block == blocks - 1:
                 results.append({**tag["result"], "acc": acc[slot]})
     return products, beats, results
