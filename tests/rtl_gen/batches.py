@@ -7,18 +7,24 @@ from typing import Any
 
 from moe_hw.arch import ROUTER_SLOTS, ROWS, Arch
 from rtl_gen.types import Kind, address_bits
-from rtl_gen.walk import Step
+from rtl_gen.walk import AHEAD_SHIFT, Step
 
 ROUTER = -1
 """Stands for the router among expert numbers."""
 
 
+def reads_ahead(layer: dict[str, int]) -> bool:
+    """Whether the walk may read experts before it knows which are chosen."""
+    several = layer["tokens"] * layer["top_k"] >= layer["experts"] << AHEAD_SHIFT
+    return several and layer["tokens"] <= layer["slots"] and not layer["given_routes"]
+
+
 def random_layer(arch: Arch, **given: int) -> dict[str, int]:
-    """A layer and a batch's cut of it; at most 4 chunks."""
+    """A layer and a batch's cut of it; at most 4 chunks. Nothing is read ahead of the routes but with given slots."""
     experts = given.get("experts", random.choice([2, arch.max_experts, random.randint(2, arch.max_experts)]))
     shared = random.randrange(3)
     hidden = given.get("hidden_blocks", random.choice([1, 2, 1023, random.randint(1, 1023)]))
-    return {
+    layer = {
         "tokens": random.choice([1, min(2, arch.max_tokens), arch.max_tokens, random.randint(1, arch.max_tokens)]),
         "slots": random.choice([arch.slots, random.randint(max(1, arch.slots // 3), arch.slots)]),
         "chunk_blocks": -(-hidden // random.randint(1, min(4, hidden))),
@@ -41,6 +47,9 @@ def random_layer(arch: Arch, **given: int) -> dict[str, int]:
         "shared_down": random.getrandbits(14),
         **given,
     }
+    if "slots" not in given and reads_ahead(layer):
+        layer["slots"] = layer["tokens"] - 1
+    return layer
 
 
 def random_routes(layer: dict[str, int]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from rtl_gen.types import Kind, layer_layout, place_bits, segment_layout
 from rtl_gen.walk import WORKS, Step, Walk, work_layout
 from sim.bench.runner import parameter, run_bench
 from sim.bench.streams import PATTERNS, interrupt, pack, receive, start, unpack
-from tests.rtl_gen.batches import ROUTER, even_parts, expected_batch, random_layer
+from tests.rtl_gen.batches import ROUTER, even_parts, expected_batch, random_layer, reads_ahead, segment_of
 from tests.rtl_gen.neighbours import serve_table
 
 ARCHES = {
@@ -176,6 +176,45 @@ async def segments_run_ahead(dut: Any) -> None:
         ahead += work["step"] == Step.JOB.value and count <= WORKS
     assert await batch.take_segments(ahead) == batch.segments[:ahead]
     batch.stop()
+
+
+@cocotb.test(timeout_time=3, timeout_unit="ms")
+@cocotb.parametrize(shared=[0, 3])
+async def experts_are_read_ahead_of_the_routes(dut: Any, shared: int) -> None:
+    """All of them, if there are many choices; those that no token chose have a job that is dropped, and no down."""
+    await begin(dut)
+    arch = bench_arch()
+    experts = min(arch.max_experts, arch.slots * arch.max_top_k // 4)
+    if experts < 2:
+        return
+    layer = random_layer(
+        arch, experts=experts, top_k=min(arch.max_top_k, experts), tokens=arch.slots, slots=arch.slots, given_routes=0,
+        shared_blocks=shared, shared_gate=0, hidden_blocks=1, chunk_blocks=1,
+    )  # fmt: skip
+    assert reads_ahead(layer)
+    counts = {expert: random.randint(1, layer["tokens"]) for expert in range(0, experts, 2)}
+    counts |= {ROUTER: layer["tokens"]} | ({experts: layer["tokens"]} if shared else {})
+    batch = Batch(dut, layer, counts)
+    ahead = [segment_of(arch, layer, Kind.UP, 0, expert) for expert in range(experts)]
+    first = batch.routed_works - 1
+    await batch.begin()
+    assert await batch.take_segments(first + experts) == batch.segments[:first] + ahead
+    await batch.pulse("routed")
+    segments = cocotb.start_soon(batch.take_segments(len(counts) - 1))
+    works = await receive(dut, "works", work_layout(arch), first + experts + 1 + len(counts))
+    up, down = works[first : first + experts], works[first + experts + 1 :]
+    assert [(work["unused"], work["bits"]) for work in up] == [
+        (expert % 2, segment["bits"]) for expert, segment in enumerate(ahead)
+    ]
+    assert works[first + experts]["step"] == Step.BARRIER.value and down[-1]["step"] == Step.STORE.value
+    downs = [segment for segment, work in zip(batch.segments, jobs_of(batch), strict=True) if work == Kind.DOWN.value]
+    assert await segments == downs and [work["kind"] for work in down[:-1]] == [Kind.DOWN.value] * (len(counts) - 1)
+    await batch.finish()
+
+
+def jobs_of(batch: Batch) -> list[int]:
+    """The kinds of a batch's jobs, one for each segment."""
+    return [work["kind"] for work in batch.works if work["step"] == Step.JOB.value]
 
 
 @cocotb.test(timeout_time=3, timeout_unit="ms")
