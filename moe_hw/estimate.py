@@ -15,7 +15,7 @@ import numpy as np
 from boards import Board
 from moe_hw.arch import PLANES_PER_PASS, ROUTER_SLOTS, ROWS, SEGMENT_ALIGN, Arch, passes_of
 from moe_hw.formats import ROUTER, WeightFormat
-from moe_hw.image import matrix_bytes
+from moe_hw.image import matrix_bytes, router_bytes
 from moe_hw.limits import Footprint
 from moe_hw.registers import COMMAND, COMPLETION, LAYER
 from moe_hw.spec import LayerSpec
@@ -180,7 +180,7 @@ class _Command:
         spec, footprint = self.spec, self.footprint
         if spec.router.given:
             return known + self.latency + GIVEN_CYCLES * self.tokens * footprint.choices
-        size = matrix_bytes(spec.router_rows, spec.input_blocks, ROUTER.bits, self.arch.columns)
+        size = router_bytes(spec, self.arch.columns)
         router = spec.router
         scan = router.experts + SCAN_CYCLES
         if router.groups is not None:

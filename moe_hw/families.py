@@ -102,8 +102,7 @@ def _with_a_small_least_sum(block: Any) -> None:
 
 
 def _without_hash(block: Any) -> None:
-    if block.is_hash:
-        raise UnsupportedLayer("router.choice: expected the largest scores, got a table of token ids")
+    _expect("router.choice", "a table of token ids" if block.is_hash else "the largest scores", "the largest scores")
 
 
 def _without_cap(block: Any) -> None:

@@ -22,6 +22,9 @@ LAYER_MAGIC = 0x4D6F454C
 ONE = (-15 & 0xFFF) << 16 | 1 << 15
 """The number one in the form of the descriptor's limits and scale."""
 
+ENTRY_ADDRESS_BITS = 28
+"""Of a word of the expert table: its lower bits are the expert's address, the others the bits of its codes."""
+
 NO_LIMIT = 2047 << 16 | 0xFFFF
 """Of the descriptor's limits, one that nothing reaches."""
 
