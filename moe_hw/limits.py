@@ -129,8 +129,9 @@ class Footprint:
     def vector_cycles(self, tokens: int) -> int:
         """Cycles of the units that take one element at a time: routing, activation, combining."""
         router = self.spec.router_rows * (self.spec.router.top_k + 1)
-        elements = ROWS * (self.spec.hidden_blocks + self.spec.inter_blocks) * self.spec.router.top_k
-        shared = ROWS * (self.spec.hidden_blocks + self.spec.shared_blocks) if self.spec.shared else 0
+        times = 1 + self.spec.expert.softcapped  # gate and up come one after the other
+        elements = ROWS * (self.spec.hidden_blocks + times * self.spec.inter_blocks) * self.spec.router.top_k
+        shared = ROWS * (self.spec.hidden_blocks + times * self.spec.shared_blocks) if self.spec.shared else 0
         return tokens * (router + elements + shared)
 
     def widest(self, count: int) -> list[int]:
