@@ -94,6 +94,12 @@ def check_writable(path: Path) -> None:
         raise _cannot_write(path, error) from None
 
 
+def names_generated(target: str) -> bool:
+    """Whether ``target`` means such a directory, not a board's name or YAML file."""
+    path = Path(target)
+    return path.is_dir() or ("/" in target and path.suffix not in (".yaml", ".yml"))
+
+
 def read_generated(path: Path) -> Generated:
     """Read the directory ``path``.
 

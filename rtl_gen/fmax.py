@@ -21,24 +21,31 @@ from moe_hw.cli.console import table
 from moe_hw.errors import UsageError
 from moe_hw.fit import arch_of
 from rtl_gen.accumulate import AccumulateColumn
+from rtl_gen.bridge import Bridge
 from rtl_gen.bursts import Bursts
 from rtl_gen.combine import Combine
+from rtl_gen.csr_access import CsrAccess
+from rtl_gen.deframer import Deframer
 from rtl_gen.dispatcher import Dispatcher
 from rtl_gen.emit import to_verilog
 from rtl_gen.expert_queues import ExpertQueues
 from rtl_gen.expert_tables import ExpertTables
+from rtl_gen.frame_queue import FrameQueue
+from rtl_gen.framer import Framer
 from rtl_gen.groups import Groups
 from rtl_gen.hidden_writer import HiddenWriter
 from rtl_gen.keys import Keys
 from rtl_gen.loader import Loader
 from rtl_gen.logit_memory import LogitMemory
 from rtl_gen.matrix_segment import MatrixSegment
+from rtl_gen.memory_access import MemoryAccess
 from rtl_gen.output import Output
 from rtl_gen.plane_loader import PlaneLoader
 from rtl_gen.post import Post
 from rtl_gen.probe import Probe
 from rtl_gen.read_arbiter import ReadArbiter
 from rtl_gen.requant import Requant
+from rtl_gen.requests import Requests
 from rtl_gen.route_reader import RouteReader
 from rtl_gen.router import Router
 from rtl_gen.row import Row
@@ -50,11 +57,18 @@ from rtl_gen.streamer import Streamer
 from rtl_gen.synthesis import ECP5, ULTRASCALE_PLUS, Resources, Timing, count, place_and_route
 from rtl_gen.topk import TopK
 from rtl_gen.types import expert_bits
+from rtl_gen.uart import UartReceiver, UartTransmitter
 from rtl_gen.vector_buffer import VectorBuffer
 from rtl_gen.vector_pipeline import VectorPipeline
 from rtl_gen.walk import Walk
 from rtl_gen.weigh import Weigh
 from rtl_gen.writer import Writer
+
+MINIMUM_MHZ = 80
+"""The clock of the ULX3S preset, which no block may fall below."""
+
+CLOCK_HZ, BAUD = MINIMUM_MHZ * 1_000_000, 3_000_000
+"""Of the serial line."""
 
 BLOCKS: dict[str, Callable[[Arch], wiring.Component]] = {
     "row": Row,
@@ -88,11 +102,18 @@ BLOCKS: dict[str, Callable[[Arch], wiring.Component]] = {
     "read_arbiter": lambda arch: ReadArbiter(arch, 5),
     "writer": Writer,
     "bursts": Bursts,
+    "uart_receiver": lambda arch: UartReceiver(CLOCK_HZ, BAUD),
+    "uart_transmitter": lambda arch: UartTransmitter(CLOCK_HZ, BAUD),
+    "deframer": lambda arch: Deframer(),
+    "frame_queue": lambda arch: FrameQueue(),
+    "requests": Requests,
+    "memory_access": MemoryAccess,
+    "csr_access": lambda arch: CsrAccess(),
+    "framer": lambda arch: Framer(),
+    "bridge": lambda arch: Bridge(arch, CLOCK_HZ, BAUD),
 }
 """Every block that is measured, as the accelerator builds it."""
 
-MINIMUM_MHZ = 80
-"""The clock of the ULX3S preset, which no block may fall below."""
 
 SEEDS = (1, 2, 3)
 """Places and routes of a block: one alone may be off by a third."""

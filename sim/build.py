@@ -1,4 +1,4 @@
-"""Compiles the simulated board, and the DRAM model alone, to shared libraries that are cached by their content."""
+"""Compiles the simulated board, the host bridge and the DRAM model to shared libraries, cached by their content."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from sim import verilator
 Progress = Callable[[str], None]
 
 TOP = "moe_hw"
+BRIDGE_TOP = "bridge_board"
 SUB_ARRAY = "moe_sub_array"
 """Translated and compiled once, however many there are."""
 
 _FOLDER = Path(__file__).parent
 _HARNESS = ("harness.cpp", "axi_memory.h", "dram.cpp", "dram.h")
 _DRAM = ("dram.cpp", "dram.h")
+_BRIDGE = ("bridge.cpp", "uart.h", "axi_memory.h", *_DRAM)
 _JOBS = 2
 _LEAST_ROOM = 16 << 20
 """Bytes. A step that fails on a disk with less free has failed for that reason."""
@@ -39,7 +41,7 @@ _COMPILE = "-std=c++17 -fPIC -fno-gnu-unique"
 
 _VERILATE = (
     "--cc", "--exe", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-timing", "--no-assert",
-    "-Wno-fatal", "-Wno-lint", "-Wno-style", "--top-module", TOP, "--prefix", f"V{TOP}", "--Mdir", ".",
+    "-Wno-fatal", "-Wno-lint", "-Wno-style", "--Mdir", ".", "-LDFLAGS", "-shared -Wl,-Bsymbolic", "-o", "library.so",
 )  # fmt: skip
 
 
@@ -81,13 +83,38 @@ def build(verilog: str, arch: Arch, progress: Progress | None = None) -> Path:
     if arch.channels > 1:
         texts["hierarchy.vlt"] = f'`verilator_config\nhier_block -module "{SUB_ARRAY}"\n'
         hierarchy, makefile = ["--hierarchical", "hierarchy.vlt"], f"V{TOP}_hier.mk"
-    verilate = [
-        "verilator", *_VERILATE, *hierarchy, "-CFLAGS", flags, "-LDFLAGS", "-shared -Wl,-Bsymbolic", "-o", "library.so",
-        f"{TOP}.v", *(str(_FOLDER / name) for name in _HARNESS if name.endswith(".cpp")),
-    ]  # fmt: skip
-    make = ["make", f"-j{_JOBS}", "-f", makefile, *_OPTIMISE]
-    steps = [("translating the accelerator to C++", verilate), ("compiling the simulator", make)]
+    steps = [
+        ("translating the accelerator to C++", _verilate(TOP, _HARNESS, flags, hierarchy)),
+        ("compiling the simulator", _make(makefile)),
+    ]
     return _library(steps, _HARNESS, texts, progress)
+
+
+def build_bridge(verilog: str, progress: Progress | None = None) -> Path:
+    """Shared library of the host bridge alone; see :mod:`sim.bridge`.
+
+    Parameters:
+        verilog: the text of the module ``bridge_board``.
+        progress: as of :func:`build`.
+
+    Raises:
+        SetupError: as of :func:`build`.
+    """
+    steps = [
+        ("translating the bridge to C++", _verilate(BRIDGE_TOP, _BRIDGE, f"{_COMPILE} -I. -I{_FOLDER}")),
+        ("compiling the simulator of the bridge", _make(f"V{BRIDGE_TOP}.mk")),
+    ]
+    return _library(steps, _BRIDGE, {f"{BRIDGE_TOP}.v": verilog}, progress)
+
+
+def _verilate(top: str, sources: Sequence[str], flags: str, options: Sequence[str] = ()) -> list[str]:
+    files = (str(_FOLDER / name) for name in sources if name.endswith(".cpp"))
+    names = ("--top-module", top, "--prefix", f"V{top}")
+    return ["verilator", *_VERILATE, *names, *options, "-CFLAGS", flags, f"{top}.v", *files]
+
+
+def _make(makefile: str) -> list[str]:
+    return ["make", f"-j{_JOBS}", "-f", makefile, *_OPTIMISE]
 
 
 def _channels(arch: Arch) -> str:

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from host.transport import Transport
 from moe_hw.errors import UsageError
 
-SCHEMES = {"sim": "sim:BOARD, sim:BOARD.yaml or sim:DIRECTORY made by `moe-hw generate`"}
+SCHEMES = {
+    "sim": "sim:BOARD, sim:BOARD.yaml or sim:DIRECTORY made by `moe-hw generate`",
+    "serial": "serial:PORT or serial:PORT?board=BOARD",
+}
 
 
 def open_transport(url: str, progress: Callable[[str], None] | None = None) -> Transport:
@@ -23,4 +26,8 @@ def open_transport(url: str, progress: Callable[[str], None] | None = None) -> T
         from host.transports.sim import open_sim
 
         return open_sim(target, progress)
+    if scheme == "serial" and target:
+        from host.transports.serial import open_serial
+
+        return open_serial(target, progress)
     raise UsageError(f"expected a device URL ({'; '.join(SCHEMES.values())}), got {url!r}")

@@ -11,7 +11,7 @@ from boards import Board, load_board
 from host.transport import Transport
 from moe_hw.arch import Arch
 from moe_hw.fit import arch_of
-from moe_hw.generated import read_generated
+from moe_hw.generated import names_generated, read_generated
 from moe_hw.registers import csr_address
 from sim.board import SimulatedBoard
 from sim.build import build, prepare
@@ -68,9 +68,8 @@ def open_sim(target: str, progress: Callable[[str], None] | None = None) -> SimT
         DeviceError: the directory's files changed since they were generated.
         SetupError: the simulator could not be built.
     """
-    path = Path(target)
-    if path.is_dir() or ("/" in target and path.suffix not in (".yaml", ".yml")):
-        generated = read_generated(path)
+    if names_generated(target):
+        generated = read_generated(Path(target))
         return _simulate(generated.board, generated.arch, generated.verilog, progress)
     return open_board(load_board(target), progress)
 

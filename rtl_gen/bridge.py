@@ -1,0 +1,124 @@
+"""The host bridge: memory, CSRs and reset of the accelerator at the end of a serial line."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from moe_hw.arch import Arch
+from moe_hw.bridge import LARGEST_COUNT
+from rtl_gen.bus import AXI4, AXI4Lite, AXI4Read, AXI4Write, connect_half
+from rtl_gen.csr_access import CsrAccess
+from rtl_gen.deframer import Deframer
+from rtl_gen.frame_queue import FrameQueue
+from rtl_gen.framer import CONTENT, Framer
+from rtl_gen.memory_access import MemoryAccess
+from rtl_gen.registers import CSR_ADDR_BITS
+from rtl_gen.requests import Requests
+from rtl_gen.uart import UartReceiver, UartTransmitter
+
+ANSWER_BYTES = 2048
+"""Bytes of answers that can wait for the line: a block RAM."""
+
+
+class Bridge(wiring.Component):
+    """The device's side of ``docs/bridge.md``.
+
+    Parameters
+    ----------
+    arch : Arch
+        Sizes of the accelerator.
+    clock_hz, baud : int
+        As of ``BitClock``.
+
+    Members
+    -------
+    rx : In(1), tx : Out(1)
+        The pins of the line; ``rx`` has no relation to the clock.
+    m_axi : Out(AXI4(arch)), m_axil : Out(AXI4Lite(CSR_ADDR_BITS))
+        Device memory and the accelerator's CSRs.
+    reset : Out(1)
+        Of the accelerator, not of the memory.
+
+    Latency: 33 cycles and the memory's time from the last bit of a request for a byte to the answer's first;
+    throughput: all that the line carries.
+    """
+
+    def __init__(self, arch: Arch, clock_hz: int, baud: int):
+        self.arch = arch
+        self._receiver, self._transmitter = UartReceiver(clock_hz, baud), UartTransmitter(clock_hz, baud)
+        super().__init__(
+            {
+                "rx": In(1, init=1),
+                "tx": Out(1, init=1),
+                "m_axi": Out(AXI4(arch)),
+                "m_axil": Out(AXI4Lite(CSR_ADDR_BITS)),
+                "reset": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.receiver = receiver = self._receiver
+        m.submodules.deframer = deframer = Deframer()
+        m.submodules.queue = queue = FrameQueue()
+        m.submodules.requests = requests = Requests(self.arch)
+        m.submodules.memory = memory = MemoryAccess(self.arch)
+        m.submodules.csrs = csrs = CsrAccess()
+        m.submodules.answers = answers = SyncFIFOBuffered(width=CONTENT.size, depth=ANSWER_BYTES)
+        m.submodules.framer = framer = Framer()
+        m.submodules.transmitter = transmitter = self._transmitter
+
+        # ---- requests come in ----
+        m.d.comb += [
+            receiver.rx.eq(self.rx),
+            deframer.valid.eq(receiver.valid),
+            deframer.data.eq(receiver.data),
+            queue.valid.eq(deframer.o_valid),
+            queue.data.eq(deframer.o_data),
+            queue.end.eq(deframer.end),
+            queue.good.eq(deframer.good),
+        ]
+        connect(m, queue.frames, requests.frames)
+        connect(m, queue.bytes, requests.bytes)
+
+        # ---- and are done ----
+        m.d.comb += [
+            memory.start.eq(requests.memory_start),
+            memory.write.eq(requests.write),
+            memory.address.eq(requests.address),
+            memory.count.eq(requests.count),
+            memory.abandon.eq(requests.memory_abandon),
+            requests.memory_busy.eq(memory.busy),
+            requests.memory_response.eq(memory.response),
+            csrs.start.eq(requests.csr_start),
+            csrs.write.eq(requests.write),
+            csrs.address.eq(requests.address),
+            csrs.value.eq(requests.value),
+            csrs.clear.eq(requests.reset),
+            requests.csr_busy.eq(csrs.busy),
+            requests.csr_response.eq(csrs.response),
+            requests.csr_found.eq(csrs.found),
+        ]
+        m.d.sync += self.reset.eq(requests.reset)
+        connect(m, requests.written, memory.written)
+        connect(m, memory.found, requests.found)
+        connect_half(m, self.m_axi, memory, AXI4Read(self.arch))
+        connect_half(m, self.m_axi, memory, AXI4Write(self.arch))
+        connect(m, csrs.m_axil, flipped(self.m_axil))
+
+        # ---- answers go out ----
+        m.d.comb += [
+            answers.w_data.eq(requests.answers.payload),
+            answers.w_en.eq(requests.answers.valid),
+            requests.answers.ready.eq(answers.w_rdy),
+            framer.content.payload.eq(answers.r_data),
+            framer.content.valid.eq(answers.r_rdy),
+            answers.r_en.eq(framer.content.ready),
+            self.tx.eq(transmitter.tx),
+        ]
+        m.d.sync += requests.room.eq(answers.w_level < ANSWER_BYTES - LARGEST_COUNT - 4)
+        connect(m, framer.line, transmitter.bytes)
+        return m

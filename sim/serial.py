@@ -1,0 +1,164 @@
+"""A pseudo-terminal in place of a serial port: what a program writes to it goes to a simulated device's pins, and back.
+
+The device is anything compiled with a ``Uart`` of ``sim/uart.h``; :class:`LineFaults` disturbs the bytes on their way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import random
+import select
+import threading
+import tty
+from types import TracebackType
+from typing import Protocol
+
+SLICE = 20_000
+"""Cycles between two looks at the pseudo-terminal."""
+
+QUIET_CYCLES = 200_000
+"""Cycles without a bit on the line after which the device is thought to have nothing to say: longer than any of the
+bridge's waits. Time stands still until the next byte."""
+
+_IDLE_SECONDS = 0.05
+_CHUNK = 4096
+
+
+class LineDevice(Protocol):
+    """A simulated device with a serial line."""
+
+    def run_line(self, cycles: int, sent: bytes) -> bytes:
+        """Send bytes, let ``cycles`` pass, and return the bytes received."""
+
+    @property
+    def quiet(self) -> int:
+        """Cycles since the last bit on the line; 0 while bytes wait to be sent."""
+
+
+class LineFaults:
+    """Loses, repeats, changes and adds bytes.
+
+    Parameters:
+        seed: of the random numbers.
+        rate: share of the bytes that something happens to.
+    """
+
+    def __init__(self, seed: int, rate: float):
+        self._random = random.Random(seed)
+        self._rate = rate
+        self.count = 0
+
+    def __call__(self, data: bytes) -> bytes:
+        """``data`` as it arrives."""
+        if self._rate == 0:
+            return data
+        out = bytearray()
+        for byte in data:
+            if self._random.random() >= self._rate:
+                out.append(byte)
+                continue
+            self.count += 1
+            other = self._random.choice((0x7D, 0x7E, self._random.randrange(256)))
+            out += self._random.choice((b"", bytes([byte, byte]), bytes([other]), bytes([byte, other])))
+        return bytes(out)
+
+
+class PseudoTerminal:
+    """A pseudo-terminal whose other side is a simulated device, which a thread of its own runs.
+
+    Parameters:
+        device: what is at the other side; used by no one else while this is open.
+        faults: what happens to bytes, in both directions.
+
+    Attributes:
+        path: the name to open as a serial port.
+        error: what ended the simulation before :meth:`close`, if anything did.
+    """
+
+    def __init__(self, device: LineDevice, faults: LineFaults | None = None):
+        self._device = device
+        self._faults = faults or LineFaults(0, 0)
+        # This side of the terminal stays open, so that one program may follow another at the port.
+        self._line, self._port = os.openpty()
+        tty.setraw(self._port)
+        os.set_blocking(self._line, False)
+        self.path = os.ttyname(self._port)
+        self.error: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"simulation at {self.path}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Unplug the device: whoever has the port open finds it gone. Closing twice is fine."""
+        self._stop.set()
+        self._thread.join()
+        for descriptor in (self._line, self._port):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self._line = self._port = -1
+
+    def __enter__(self) -> PseudoTerminal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        try:
+            answers = b""
+            while not self._stop.is_set():
+                active = answers or self._device.quiet < QUIET_CYCLES
+                readable, _, _ = select.select([self._line], [], [], 0 if active else _IDLE_SECONDS)
+                sent = self._faults(os.read(self._line, _CHUNK)) if readable else b""
+                if sent or active:
+                    answers += self._faults(self._device.run_line(SLICE, sent))
+                    with contextlib.suppress(BlockingIOError):
+                        answers = answers[os.write(self._line, answers) :]
+        except BaseException as error:
+            self.error = error
+
+
+LINE_FUNCTIONS = {
+    "line_run": (
+        ctypes.c_uint64,
+        [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_uint64],
+    ),
+    "line_cycles": (ctypes.c_uint64, [ctypes.c_void_p]),
+    "line_quiet": (ctypes.c_uint64, [ctypes.c_void_p]),
+}
+"""What the library of every device with a serial line has; the first argument is the device."""
+
+
+class CompiledLine:
+    """The serial line of a device in a compiled simulation.
+
+    Parameters:
+        library: has ``LINE_FUNCTIONS``.
+        handle: the device.
+    """
+
+    def __init__(self, library: ctypes.CDLL, handle: int):
+        for name, (result, arguments) in LINE_FUNCTIONS.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+        self._library, self._handle = library, handle
+
+    def run_line(self, cycles: int, sent: bytes) -> bytes:
+        """As of :class:`LineDevice`."""
+        room = ctypes.create_string_buffer(_CHUNK)
+        count = self._library.line_run(self._handle, cycles, sent, len(sent), room, _CHUNK)
+        return room.raw[:count]
+
+    @property
+    def quiet(self) -> int:
+        """As of :class:`LineDevice`."""
+        return self._library.line_quiet(self._handle)
+
+    @property
+    def cycles(self) -> int:
+        """Cycles since the device was made."""
+        return self._library.line_cycles(self._handle)
