@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ VERSION = 1
 """Version of the protocol; a ``HELLO`` is answered with it."""
 
 FLAG, ESCAPE, ESCAPE_XOR = 0x7E, 0x7D, 0x20
+
+_ESCAPED = re.compile(re.escape(bytes([ESCAPE])) + b".", re.DOTALL)
 
 CRC_BYTES = 4
 
@@ -97,9 +100,8 @@ class Decoder:
 
 
 def _content(body: bytes) -> bytes | None:
-    if body[-1] == ESCAPE:
+    if (len(body) - len(body.rstrip(bytes([ESCAPE])))) % 2:  # an escape of nothing
         return None
-    for byte in (FLAG, ESCAPE):
-        body = body.replace(bytes([ESCAPE, byte ^ ESCAPE_XOR]), bytes([byte]))
+    body = _ESCAPED.sub(lambda pair: bytes([pair[0][1] ^ ESCAPE_XOR]), body)
     content, crc = body[:-CRC_BYTES], body[-CRC_BYTES:]
-    return content if len(body) > CRC_BYTES and zlib.crc32(content).to_bytes(CRC_BYTES, "little") == crc else None
+    return content if content and zlib.crc32(content).to_bytes(CRC_BYTES, "little") == crc else None

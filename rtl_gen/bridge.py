@@ -9,15 +9,16 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from moe_hw.arch import Arch
 from moe_hw.bridge import LARGEST_COUNT
-from rtl_gen.bus import AXI4, AXI4Lite, AXI4Read, AXI4Write, connect_half
-from rtl_gen.csr_access import CsrAccess
+from rtl_gen.bus import AXI4, AXI4Lite
 from rtl_gen.deframer import Deframer
 from rtl_gen.frame_queue import FrameQueue
 from rtl_gen.framer import CONTENT, Framer
-from rtl_gen.memory_access import MemoryAccess
 from rtl_gen.registers import CSR_ADDR_BITS
 from rtl_gen.requests import Requests
 from rtl_gen.uart import UartReceiver, UartTransmitter
+
+LARGEST_ANSWER = 1 + LARGEST_COUNT + 1 + 2
+"""Bytes of an answer's content; two more, as the room is known two cycles late."""
 
 ANSWER_BYTES = 2048
 """Bytes of answers that can wait for the line: a block RAM."""
@@ -65,8 +66,6 @@ class Bridge(wiring.Component):
         m.submodules.deframer = deframer = Deframer()
         m.submodules.queue = queue = FrameQueue()
         m.submodules.requests = requests = Requests(self.arch)
-        m.submodules.memory = memory = MemoryAccess(self.arch)
-        m.submodules.csrs = csrs = CsrAccess()
         m.submodules.answers = answers = SyncFIFOBuffered(width=CONTENT.size, depth=ANSWER_BYTES)
         m.submodules.framer = framer = Framer()
         m.submodules.transmitter = transmitter = self._transmitter
@@ -84,30 +83,10 @@ class Bridge(wiring.Component):
         connect(m, queue.frames, requests.frames)
         connect(m, queue.bytes, requests.bytes)
 
-        # ---- and are done ----
-        m.d.comb += [
-            memory.start.eq(requests.memory_start),
-            memory.write.eq(requests.write),
-            memory.address.eq(requests.address),
-            memory.count.eq(requests.count),
-            memory.abandon.eq(requests.memory_abandon),
-            requests.memory_busy.eq(memory.busy),
-            requests.memory_response.eq(memory.response),
-            csrs.start.eq(requests.csr_start),
-            csrs.write.eq(requests.write),
-            csrs.address.eq(requests.address),
-            csrs.value.eq(requests.value),
-            csrs.clear.eq(requests.reset),
-            requests.csr_busy.eq(csrs.busy),
-            requests.csr_response.eq(csrs.response),
-            requests.csr_found.eq(csrs.found),
-        ]
+        # ---- are done ----
         m.d.sync += self.reset.eq(requests.reset)
-        connect(m, requests.written, memory.written)
-        connect(m, memory.found, requests.found)
-        connect_half(m, self.m_axi, memory, AXI4Read(self.arch))
-        connect_half(m, self.m_axi, memory, AXI4Write(self.arch))
-        connect(m, csrs.m_axil, flipped(self.m_axil))
+        connect(m, requests.m_axi, flipped(self.m_axi))
+        connect(m, requests.m_axil, flipped(self.m_axil))
 
         # ---- answers go out ----
         m.d.comb += [
@@ -119,6 +98,6 @@ class Bridge(wiring.Component):
             answers.r_en.eq(framer.content.ready),
             self.tx.eq(transmitter.tx),
         ]
-        m.d.sync += requests.room.eq(answers.w_level < ANSWER_BYTES - LARGEST_COUNT - 4)
+        m.d.sync += requests.room.eq(answers.w_level < ANSWER_BYTES - LARGEST_ANSWER)
         connect(m, framer.line, transmitter.bytes)
         return m

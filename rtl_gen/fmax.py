@@ -45,6 +45,7 @@ from rtl_gen.post import Post
 from rtl_gen.probe import Probe
 from rtl_gen.read_arbiter import ReadArbiter
 from rtl_gen.requant import Requant
+from rtl_gen.request_check import RequestCheck
 from rtl_gen.requests import Requests
 from rtl_gen.route_reader import RouteReader
 from rtl_gen.router import Router
@@ -106,6 +107,7 @@ BLOCKS: dict[str, Callable[[Arch], wiring.Component]] = {
     "uart_transmitter": lambda arch: UartTransmitter(CLOCK_HZ, BAUD),
     "deframer": lambda arch: Deframer(),
     "frame_queue": lambda arch: FrameQueue(),
+    "request_check": RequestCheck,
     "requests": Requests,
     "memory_access": MemoryAccess,
     "csr_access": lambda arch: CsrAccess(),

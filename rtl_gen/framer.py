@@ -20,7 +20,7 @@ class Framer(wiring.Component):
     -------
     content : In(stream of CONTENT), line : Out(stream of 8 bits)
 
-    Latency: none; throughput: a byte of the line a cycle.
+    Latency: none to the flag; throughput: a byte of the line in two cycles at least.
     """
 
     def __init__(self) -> None:
@@ -31,6 +31,7 @@ class Framer(wiring.Component):
         m.submodules.crc = crc = CRC32_ISO_HDLC().create()
         content, line = self.content, self.line
         flag = Signal()
+        kept = Signal(CONTENT)  # the memory that contents come from is slow
         byte = Signal(8)
         special = (byte == FLAG) | (byte == ESCAPE)
         escaped = Signal()
@@ -39,7 +40,7 @@ class Framer(wiring.Component):
         m.d.comb += [
             line.payload.eq(Mux(flag, FLAG, Mux(escaped, byte ^ ESCAPE_XOR, Mux(special, ESCAPE, byte)))),
             sent.eq(taken & (escaped | ~special)),
-            crc.data.eq(content.payload.byte),
+            crc.data.eq(kept.byte),
         ]
         with m.If(taken):
             m.d.sync += escaped.eq(special & ~escaped)
@@ -49,12 +50,18 @@ class Framer(wiring.Component):
             with m.State("open"):
                 m.d.comb += [flag.eq(1), line.valid.eq(content.valid), crc.start.eq(1)]
                 with m.If(content.valid & line.ready):
-                    m.next = "content"
-            with m.State("content"):
-                m.d.comb += [byte.eq(content.payload.byte), line.valid.eq(content.valid)]
-                m.d.comb += [content.ready.eq(sent), crc.valid.eq(sent)]
-                with m.If(sent & content.payload.last):
-                    m.next = "crc"
+                    m.next = "next"
+            with m.State("next"):
+                m.d.comb += content.ready.eq(1)
+                m.d.sync += kept.eq(content.payload)
+                with m.If(content.valid):
+                    m.next = "byte"
+            with m.State("byte"):
+                m.d.comb += [byte.eq(kept.byte), line.valid.eq(1), crc.valid.eq(sent)]
+                with m.If(sent):
+                    m.next = "next"
+                    with m.If(kept.last):
+                        m.next = "crc"
             with m.State("crc"):
                 m.d.comb += [byte.eq(crc.crc.word_select(number, 8)), line.valid.eq(1)]
                 with m.If(sent):
