@@ -220,6 +220,8 @@ def open_serial(target: str, progress: Callable[[str], None] | None = None) -> S
         DeviceError: the port cannot be opened, or nobody answers there.
     """
     path, _, query = target.partition("?")
+    if not path:
+        raise UsageError(f"serial:{target}: expected a port before the options, such as /dev/ttyUSB0, got none")
     options = {"board": DEFAULT_BOARD, "baud": str(BAUD)}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in options:

@@ -1,0 +1,62 @@
+"""A line with a :class:`tests.moe_hw.peer.Peer` at its other end, as a port of the driver."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from moe_hw.bridge import Decoder, encode
+from moe_hw.errors import DeviceError
+from sim.serial import LineFaults
+from tests.moe_hw.peer import Peer
+
+
+class FakePort:
+    """Bytes take their time: each look at the line moves a few of them.
+
+    Attributes:
+        unplugged: every access fails.
+        deaf: nothing arrives any more.
+        frames: that were sent.
+        junk: bytes that arrive before all others.
+    """
+
+    name = "/dev/fake"
+    bytes_per_second = 1e9
+
+    def __init__(self, peer: Peer, seed: int = 0, rate: float = 0.0):
+        self.peer = peer
+        self.unplugged = self.deaf = False
+        self.junk = b""
+        self.frames = 0
+        self._random = random.Random(seed)
+        self._faults = LineFaults(seed, rate)
+        self._decoder = Decoder()
+        self._out, self._in = bytearray(), bytearray()
+
+    def read(self, wait: bool) -> bytes:
+        self._check()
+        if self.deaf:
+            time.sleep(0.001 * wait)
+            return b""
+        moved = self._random.choice((0, 1, 100, 1000, 1 << 20)) if not wait else 1000
+        arrived, self._out = self._out[:moved], self._out[moved:]
+        for frame in self._decoder.feed(bytes(arrived)):
+            self._in += self._faults(encode(self.peer.answer(frame)))
+        data, self._in = self.junk + self._in[:moved], self._in[moved:]
+        self.junk = b""
+        if wait and not data:
+            time.sleep(0.0005)
+        return bytes(data)
+
+    def write(self, data: bytes) -> None:
+        self._check()
+        self.frames += 1
+        self._out += self._faults(data)
+
+    def close(self) -> None:
+        self.unplugged = True
+
+    def _check(self) -> None:
+        if self.unplugged:
+            raise DeviceError(f"{self.name}: gone")
