@@ -18,6 +18,7 @@ class FakePort:
         unplugged: every access fails.
         deaf: nothing arrives any more.
         frames: that were sent.
+        lost_frames, lost_answers: numbers of those that do not arrive.
         junk: bytes that arrive before all others.
     """
 
@@ -28,7 +29,9 @@ class FakePort:
         self.peer = peer
         self.unplugged = self.deaf = False
         self.junk = b""
-        self.frames = 0
+        self.frames = self._answers = 0
+        self.lost_frames: set[int] = set()
+        self.lost_answers: set[int] = set()
         self._random = random.Random(seed)
         self._faults = LineFaults(seed, rate)
         self._decoder = Decoder()
@@ -42,7 +45,10 @@ class FakePort:
         moved = self._random.choice((0, 1, 100, 1000, 1 << 20)) if not wait else 1000
         arrived, self._out = self._out[:moved], self._out[moved:]
         for frame in self._decoder.feed(bytes(arrived)):
-            self._in += self._faults(encode(self.peer.answer(frame)))
+            self._answers += 1
+            answer = encode(self.peer.answer(frame))
+            if self._answers not in self.lost_answers:
+                self._in += self._faults(answer)
         data, self._in = self.junk + self._in[:moved], self._in[moved:]
         self.junk = b""
         if wait and not data:
@@ -52,7 +58,8 @@ class FakePort:
     def write(self, data: bytes) -> None:
         self._check()
         self.frames += 1
-        self._out += self._faults(data)
+        if self.frames not in self.lost_frames:
+            self._out += self._faults(data)
 
     def close(self) -> None:
         self.unplugged = True

@@ -99,6 +99,21 @@ def test_nothing_is_sent_twice_on_a_good_line(monkeypatch: pytest.MonkeyPatch) -
     assert port.frames == 1 + 300
 
 
+@pytest.mark.parametrize("lost", ["lost_frames", "lost_answers"])
+def test_one_loss_is_seen_by_what_comes_behind_it(lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without waiting for a silence; of a lost answer its request alone is sent again."""
+    monkeypatch.setattr(link, "_REACTION_SECONDS", 10.0)
+    port = FakePort(peer())
+    device = Link(port)
+    setattr(port, lost, {20, 60})
+    begun = time.monotonic()
+    device.exchange(write(number, bytes([number])) for number in range(100))
+    assert time.monotonic() - begun < 5
+    assert port.peer.memory[:100] == bytes(range(100)) and port.peer.done == 100
+    again = port.frames - 101
+    assert again == 2 if lost == "lost_answers" else 2 <= again <= 2 * WINDOW
+
+
 @pytest.mark.parametrize(("request_", "error", "text"), [
     (read(4096, 7), DeviceError, "a read: expected OK, got DECERR"),
     (Request(Opcode.CSR_READ, "a CSR", 400, 4, b"", 4), DeviceError, "a CSR: expected OK, got BAD_ADDRESS"),

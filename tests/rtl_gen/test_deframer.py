@@ -81,6 +81,15 @@ async def every_fault(dut):
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
+async def an_escape_of_the_end_spoils_the_frame(dut):
+    await begin(dut)
+    content = contents(1)[0]
+    line = encode(content)[:-1]
+    line += b"\x7d\x7e" + line + b"\x7e\x7e\x7d\x7e"
+    assert await check(dut, line, streams.always) == [None, content, None]
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
 async def reset_in_flight(dut):
     await begin(dut)
     for _ in range(10):
