@@ -56,7 +56,6 @@ class SerialPort:
         # Not every system or driver has it; without it an FTDI chip keeps answers for up to 16 ms.
         with contextlib.suppress(OSError, ValueError, AttributeError, NotImplementedError):
             self._serial.set_low_latency_mode(True)
-        self._guarded(self._serial.reset_input_buffer)
 
     def read(self, wait: bool) -> bytes:
         def arrived() -> bytes:

@@ -83,7 +83,7 @@ async def begin(dut) -> bytearray:
 async def received_bytes(dut, drift, gaps):
     out = await begin(dut)
     data = bytes((0, 255, 0x55, 0xAA)) + random.randbytes(60)
-    await line_send(dut, data, drift if float(parameter("clocks")) > 8 else drift / 4, gaps)
+    await line_send(dut, data, drift, gaps)
     await ClockCycles(dut.clk, 20)
     assert out == data
 
@@ -161,11 +161,11 @@ async def reset_in_flight(dut):
         assert out == b"again"
 
 
-@pytest.mark.parametrize(("clock_hz", "baud"), [(80_000_000, 3_000_000), (80_000_000, 20_000_000)])
-def test_uart(clock_hz: int, baud: int) -> None:
-    run_bench(Uart(clock_hz, baud), __name__, clocks=clock_hz / baud)
+def test_uart() -> None:
+    run_bench(Uart(80_000_000, 3_000_000), __name__, clocks=80 / 3)
 
 
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 def test_a_baud_rate_above_a_quarter_of_the_clock_is_refused() -> None:
     BitClock(FEWEST_CLOCKS * 1000, 1000)
     for clock_hz, baud in ((FEWEST_CLOCKS * 1000 - 1, 1000), (1000, 0)):
