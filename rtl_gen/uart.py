@@ -16,14 +16,27 @@ FEWEST_CLOCKS = 4
 """Clocks of a bit at least, so that it is sampled near its middle."""
 
 
+def bit_ratio(clock_hz: int, baud: int) -> tuple[int, int]:
+    """Bits and clocks in the shortest time that is a whole number of both.
+
+    Raises:
+        ValueError: the clock is too slow for the baud rate.
+    """
+    if baud <= 0 or clock_hz < FEWEST_CLOCKS * baud:
+        raise ValueError(f"baud: expected at most a quarter of the clock of {clock_hz} Hz, got {baud}")
+    divisor = math.gcd(clock_hz, baud)
+    return baud // divisor, clock_hz // divisor
+
+
 class BitClock(wiring.Component):
-    """Ticks once a bit: adds the baud rate modulo the clock, so the mean of the bits is exact where 80 MHz / 3 Mbaud is
-    26 2/3 clocks.
+    """Ticks once a bit.
+
+    It counts bits modulo clocks, so that their mean is exact where 80 MHz at 3 Mbaud are 26 2/3 clocks a bit.
 
     Parameters
     ----------
     clock_hz, baud : int
-        Their ratio is at least four.
+        As of ``bit_ratio``.
 
     Members
     -------
@@ -31,15 +44,10 @@ class BitClock(wiring.Component):
         Count; otherwise start anew, with ``half`` in the middle of a bit.
     tick : Out(1)
         The bit ends with this cycle.
-
-    Raises: ValueError, the clock is too slow.
     """
 
     def __init__(self, clock_hz: int, baud: int):
-        if baud <= 0 or clock_hz < FEWEST_CLOCKS * baud:
-            raise ValueError(f"baud: expected at most a quarter of the clock of {clock_hz} Hz, got {baud}")
-        divisor = math.gcd(clock_hz, baud)
-        self.step, self.period = baud // divisor, clock_hz // divisor
+        self.step, self.period = bit_ratio(clock_hz, baud)
         super().__init__({"run": In(1), "half": In(1), "tick": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
