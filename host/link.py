@@ -95,7 +95,7 @@ class Link:
         self._sendings = 0
         self._gone_back: int | None = None
         self._patience = _REACTION_SECONDS + 2 * WINDOW * MAX_FRAME_BYTES / port.bytes_per_second
-        self._silent = 0
+        self._silent = self._damaged = 0
         self._deadline = 0.0
         self._window = 1
         self._lost: DeviceError | None = None
@@ -135,9 +135,11 @@ class Link:
                     more = False
                 else:
                     self._send(request)
-                    failure = self._receive(False, take) or failure
+                    answered = self._receive(False, take)
+                    failure = failure or answered
             if self._pending:
-                failure = self._receive(True, take) or failure
+                answered = self._receive(True, take)
+                failure = failure or answered
         return failure
 
     def _has_room(self) -> bool:
@@ -158,15 +160,18 @@ class Link:
 
     def _hear(self) -> None:
         """There was a new answer, or the first request after a pause."""
-        self._silent = 0
+        self._silent = self._damaged = 0
         self._deadline = time.monotonic() + self._patience
 
     def _receive(self, wait: bool, take: Callable[[Request, bytes], None] | None) -> DeviceError | None:
         """Work on what has arrived; the first error that was answered."""
         failure = None
         for content in self._decoder.feed(self._port.read(wait)):
-            if content is not None and len(content) >= 2:
-                failure = failure or self._answer(content[0], content[1:-1], content[-1], take)
+            if content is None or len(content) < 2:
+                self._damaged += 1
+            else:
+                answered = self._answer(content[0], content[1:-1], content[-1], take)
+                failure = failure or answered
         if self._pending and time.monotonic() > self._deadline:
             self._repeat_all()
         return failure
@@ -175,6 +180,7 @@ class Link:
         self, sequence: int, data: bytes, status: int, take: Callable[[Request, bytes], None] | None
     ) -> DeviceError | None:
         if status == Status.MISSING:
+            self._damaged += 1
             self._go_back(sequence)
             return None
         answered = self._pending.get(sequence)
@@ -216,9 +222,12 @@ class Link:
         if self._silent > ATTEMPTS:
             waiting = next(iter(self._pending.values())).request.what
             seconds = ATTEMPTS * self._patience
+            got, advice = "none", "check cable and power of the board"
+            if self._damaged:
+                got, advice = f"{self._damaged} damaged frames and none", "check the cable, or lower the baud rate"
             raise DeviceError(
-                f"{self._port.name}: expected an answer to {waiting}, got none for {seconds:.1f} s; "
-                "check cable and power of the board, and open it again"
+                f"{self._port.name}: expected an answer to {waiting}, got {got} for {seconds:.1f} s; "
+                f"{advice}, and open it again"
             )
         self._deadline = time.monotonic() + self._patience
         self._gone_back = None

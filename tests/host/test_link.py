@@ -12,6 +12,7 @@ from host.link import ATTEMPTS, Link, Request
 from moe_hw.bridge import GREETING, VERSION, WINDOW, Opcode, Status, encode
 from moe_hw.errors import DeviceError, DeviceTimeout
 from sim.bench.runner import random_seed
+from sim.serial import LineFaults
 from tests.host.line import FakePort
 from tests.moe_hw.peer import Peer
 
@@ -119,13 +120,18 @@ def test_one_loss_is_seen_by_what_comes_behind_it(lost: str, monkeypatch: pytest
     (Request(Opcode.CSR_READ, "a CSR", 400, 4, b"", 4), DeviceError, "a CSR: expected OK, got BAD_ADDRESS"),
     (read(500, 20), DeviceError, "a read: expected OK, got MALFORMED"),
 ])  # fmt: skip
-def test_errors_stop_what_follows_and_the_link_goes_on(request_: Request, error: type[DeviceError], text: str) -> None:
+def test_errors_stop_what_follows_and_the_link_goes_on(
+    request_: Request, error: type[DeviceError], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first error is told, and no answer of those under way is waited for in vain."""
+    monkeypatch.setattr(link, "_REACTION_SECONDS", 10.0)
     port = FakePort(peer())
     device = Link(port)
     later = [write(0, b"x")] * 100
+    begun = time.monotonic()
     with pytest.raises(error, match=text):
-        device.exchange([request_, *later])
-    assert port.peer.done < len(later)
+        device.exchange([request_, read(4097, 7), *later])
+    assert port.peer.done < len(later) and time.monotonic() - begun < 5
     device.exchange([write(8, b"abc")])
     assert port.peer.memory[8:11] == b"abc"
 
@@ -177,6 +183,18 @@ def test_silence_is_told_within_its_bound() -> None:
     for _ in range(2):
         with pytest.raises(DeviceError, match="expected an answer to a read, got none for .* check cable and power"):
             device.exchange([read(0, 1)])
+
+
+@pytest.mark.parametrize("side", ["device", "driver"])
+def test_a_line_that_damages_all_is_told(side: str) -> None:
+    port = FakePort(peer())
+    device = Link(port)
+    if side == "device":
+        port.peer.answer = lambda frame: bytes([1, Status.MISSING])  # type: ignore[method-assign]
+    else:
+        port._faults = LineFaults(1, 0.5)
+    with pytest.raises(DeviceError, match=r"got \d+ damaged frames and none for .* s; check the cable, or"):
+        device.exchange([write(0, bytes(500))])
 
 
 def test_another_device_is_told() -> None:
