@@ -43,8 +43,8 @@ class Bridge(wiring.Component):
     reset : Out(1)
         Of the accelerator, not of the memory.
 
-    Latency: 33 cycles and the memory's time from the last bit of a request for a byte to the answer's first;
-    throughput: all that the line carries.
+    Latency: 22 cycles from the middle of a request's last bit to the answer's first; throughput: all that the line
+    carries.
     """
 
     def __init__(self, arch: Arch, clock_hz: int, baud: int):

@@ -26,7 +26,7 @@ class FrameQueue(wiring.Component):
     bytes : Out(stream of 8 bits)
         Those of the frames, in a row.
 
-    Latency: three cycles from an end to the frame's first byte; throughput: a byte a cycle.
+    Latency: two cycles from an end to the frame's first byte; throughput: a byte a cycle.
     """
 
     def __init__(self) -> None:

@@ -120,6 +120,20 @@ async def a_disturbed_line(dut):
 
 
 @cocotb.test(timeout_time=50, timeout_unit="ms")
+async def latency(dut):
+    """22 cycles from the middle of the request's last bit."""
+    line, _, _, _ = await begin(dut)
+    await line.send(encode(request(0, Opcode.HELLO)))
+    await line.settle()
+    await line.send(encode(request(1, Opcode.MEMORY_READ, 1, 5)))
+    cycles = 0
+    while int(dut.tx.value):
+        await RisingEdge(dut.clk)
+        cycles += 1
+    assert cycles == 22 - CLOCKS // 2
+
+
+@cocotb.test(timeout_time=50, timeout_unit="ms")
 async def reset_in_flight(dut):
     line, _, _, _ = await begin(dut)
     for _ in range(6):

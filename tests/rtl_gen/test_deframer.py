@@ -26,10 +26,13 @@ async def drive(dut, line: bytes, idle: streams.Pattern) -> None:
 
 
 async def frames(dut, found: list[bytes | None]) -> None:
-    """What the outputs say, in the form of ``Decoder``."""
+    """What the outputs say, in the form of ``Decoder``; each a cycle behind its input."""
     body = bytearray()
+    valid_before = False
     while True:
         await ReadOnly()
+        assert valid_before or not (int(dut.end.value) or int(dut.o_valid.value))
+        valid_before = bool(int(dut.valid.value))
         ended, valid = int(dut.end.value), int(dut.o_valid.value)
         assert not (ended and valid)
         if valid:

@@ -165,9 +165,15 @@ async def abandoned_accesses_end_when_the_memory_wakes_up(dut):
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
-async def throughput(dut):
-    """A bus word in a cycle more than it has bytes."""
+async def latency_and_throughput(dut):
+    """A cycle to the address; a bus word in a cycle more than it has bytes, and one for this memory."""
     arch = await begin(dut)
+    for writes, valid in ((True, dut.awvalid), (False, dut.arvalid)):
+        await start(dut, writes, 0, 1)
+        await ReadOnly()
+        assert int(valid.value) == 1
+        await RisingEdge(dut.clk)
+        await streams.reset(dut)
     memory = bytearray(random.randbytes(MEMORY_BYTES))
     cocotb.start_soon(serve_writes(dut, arch, memory))
     cocotb.start_soon(serve_reads(dut, memory))

@@ -7,7 +7,7 @@ import pytest
 from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
-from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge, Timer
+from cocotb.triggers import ClockCycles, FallingEdge, ReadOnly, RisingEdge, Timer
 from cocotb.utils import get_sim_time
 
 from rtl_gen.uart import FEWEST_CLOCKS, UartReceiver, UartTransmitter, bit_ratio
@@ -141,6 +141,27 @@ async def loop_back(dut, idle):
     await ClockCycles(dut.clk, round(12 * float(parameter("clocks"))) + 10)
     looping.cancel()
     assert out == data
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def latencies(dut):
+    """A cycle to the start bit; half a bit and four cycles at most from the beginning of the stop bit to the byte."""
+    await begin(dut)
+    await RisingEdge(dut.clk)
+    dut.bytes__valid.value = 1
+    await RisingEdge(dut.clk)
+    dut.bytes__valid.value = 0
+    await ReadOnly()
+    assert int(dut.tx.value) == 0
+    await RisingEdge(dut.clk)
+    clocks = float(parameter("clocks"))
+    for _ in range(20):
+        begun = get_sim_time("ps")
+        sending = cocotb.start_soon(line_send(dut, b"x"))
+        while not int(dut.valid.value):
+            await RisingEdge(dut.clk)
+        assert 9.5 * clocks <= (get_sim_time("ps") - begun) / CLOCK_NS / 1000 <= 9.5 * clocks + 5
+        await sending
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
