@@ -67,6 +67,7 @@ class SdramAxi(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         axi = self.axi
+
         # ---- a burst waits at either channel; a write's words are collected ----
         read_waits, read = self._accept(m, "ar")
         write_waits, write = self._accept(m, "aw")

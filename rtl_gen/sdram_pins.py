@@ -16,10 +16,12 @@ PAD_CLOCKS = 2
 
 
 def bank_bits(memory: Memory) -> int:
+    """Bits of a bank's number."""
     return (memory.banks - 1).bit_length()
 
 
 def row_bits(memory: Memory) -> int:
+    """Bits of a row's number in its bank, which are the chip's address pins."""
     return (memory.size_bytes // (memory.banks * memory.row_bytes) - 1).bit_length()
 
 
