@@ -116,6 +116,16 @@ class Memory:
         return self.burst_length * self.data_bits // 8
 
     @property
+    def clock_ns(self) -> float:
+        """Nanoseconds of a clock of the memory."""
+        return (1 if self.type == "sdr" else 2) * 1e3 / self.mt_per_s
+
+    def clocks(self, nanoseconds: float) -> int:
+        """Whole clocks of the memory that last at least ``nanoseconds``, as a controller has to count them."""
+        # Data sheets round to 0.01 ns: 14.16 ns are 17 clocks of 0.8333 ns.
+        return math.ceil(nanoseconds / self.clock_ns - 0.01)
+
+    @property
     def bytes_per_second(self) -> float:
         """Bandwidth at the pins of all channels."""
         return self.channels * self.data_bits / 8 * self.mt_per_s * 1e6

@@ -12,6 +12,9 @@ from rtl_gen.types import address_bits
 INCR = 1
 """AXI burst type: incrementing addresses."""
 
+SLVERR = 2
+"""AXI response: the slave does not do that."""
+
 WORD_COUNT_BITS = 30
 """Bits of a number of bus words."""
 

@@ -1,4 +1,4 @@
-"""Compiles the simulated board, the host bridge and the DRAM model to shared libraries, cached by their content."""
+"""Compiles the simulated board, the host bridge and the memory models to shared libraries, cached by their content."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ _FOLDER = Path(__file__).parent
 _HARNESS = ("harness.cpp", "axi_memory.h", "dram.cpp", "dram.h")
 _DRAM = ("dram.cpp", "dram.h")
 _BRIDGE = ("bridge.cpp", "uart.h", "axi_memory.h", *_DRAM)
+_SDRAM_CHIP = ("sdram_chip.cpp", "sdram_chip.h")
 _JOBS = 2
 _LEAST_ROOM = 16 << 20
 """Bytes. A step that fails on a disk with less free has failed for that reason."""
@@ -128,8 +129,22 @@ def build_dram(progress: Progress | None = None) -> Path:
     Raises:
         SetupError: as of :func:`build`.
     """
-    compile = ["g++", "-O2", *_COMPILE.split(), "-shared", "-o", "library.so", str(_FOLDER / "dram.cpp")]
-    return _library([("compiling the DRAM model", compile)], _DRAM, {}, progress)
+    return _model("compiling the DRAM model", _DRAM, progress)
+
+
+def build_sdram_chip(progress: Progress | None = None) -> Path:
+    """Shared library of the SDRAM chip at its pins; see :mod:`sim.sdram_chip`.
+
+    Raises:
+        SetupError: as of :func:`build`.
+    """
+    return _model("compiling the SDRAM chip", _SDRAM_CHIP, progress)
+
+
+def _model(title: str, sources: Sequence[str], progress: Progress | None) -> Path:
+    """Shared library of a C++ model: its one .cpp and its header."""
+    compile = ["g++", "-O2", *_COMPILE.split(), "-shared", "-o", "library.so", str(_FOLDER / sources[0])]
+    return _library([(title, compile)], sources, {}, progress)
 
 
 def _library(

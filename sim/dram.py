@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import functools
-import math
 from types import TracebackType
 
 import numpy as np
@@ -35,13 +34,11 @@ def parameters(board: Board) -> Parameters:
     """The model's parameters for a board; timings are rounded up to whole memory clocks, as a controller has to."""
     memory = board.memory
     transfer = _FEMTOSECONDS / (memory.mt_per_s * 1e6)
-    clock = transfer if memory.type == "sdr" else 2 * transfer
 
-    def clocks(nanoseconds: float) -> int:
-        # Data sheets round to 0.01 ns: 14.16 ns are 17 clocks of 0.8333 ns.
-        return round(math.ceil(nanoseconds * 1e6 / clock - 0.01) * clock)
+    def whole_clocks(nanoseconds: float) -> int:
+        return round(memory.clocks(nanoseconds) * memory.clock_ns * 1e6)
 
-    times = {name: clocks(getattr(memory.timing, name)) for name in _TIMINGS if name != "tREFI"}
+    times = {name: whole_clocks(getattr(memory.timing, name)) for name in _TIMINGS if name != "tREFI"}
     return Parameters(
         cycle=round(_FEMTOSECONDS / (board.clock_mhz * 1e6)),
         burst=round(transfer * memory.burst_length),

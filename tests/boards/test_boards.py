@@ -190,3 +190,10 @@ def test_any_value_is_taken_or_refused_in_one_line(tmp_path: Path, key: str, val
         load_board(path)
     except UsageError as error:
         assert "\n" not in str(error) and str(error).startswith(str(path))
+
+
+def test_clocks_of_a_memory_are_whole_and_long_enough() -> None:
+    sdr, ddr = load_board("ulx3s-85f").memory, load_board("kv260").memory
+    assert sdr.clock_ns == pytest.approx(7.5188, abs=1e-4) and ddr.clock_ns == pytest.approx(0.8333, abs=1e-4)
+    assert [sdr.clocks(time) for time in (0, 7.5, 7.6, 15, 22.5, 60)] == [0, 1, 2, 2, 3, 8]
+    assert ddr.clocks(14.16) == 17

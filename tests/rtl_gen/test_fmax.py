@@ -45,8 +45,17 @@ def test_a_block_below_the_minimum_fails(
     header, _, *rows = out.splitlines()
     assert header.split()[:6] == ["block", "LUT", "FF", "DSP", "EBR", "MHz"]
     assert [row.split()[0] for row in rows] == ["row", "post"]
-    assert ("expected at least 80 MHz of every block, got row 79.9, post 79.9" in err) == bool(code)
+    assert ("as fast as its clock, got row 79.9 of 80 MHz, post 79.9 of 80 MHz; add" in err) == bool(code)
     assert "[2/2] post: " in err and "from a to b through 3 cells" in err
+
+
+def test_the_sdram_controller_has_a_faster_clock(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fmax, "measure", lambda block, *_: measurement(block, 133.0, 133.0, 133.0))
+    assert main(["post", "sdram_controller"]) == 1
+    assert "got sdram_controller 133.0 of 134 MHz;" in capsys.readouterr().err
+    assert 1e3 / load_board(DEFAULT_BOARD).memory.clock_ns <= fmax.SDRAM_MHZ
 
 
 def test_mistakes_are_one_line(
