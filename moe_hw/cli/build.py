@@ -52,6 +52,10 @@ def add_parser(commands: Any) -> None:
     command.set_defaults(execute=execute)
 
 
+_SAID_CHARACTERS = 40
+"""Of a tool's line that are shown: two of them find room in a terminal."""
+
+
 class Steps:
     """Prints a line for each step that is done, and what those that run say. Called from several threads."""
 
@@ -64,7 +68,7 @@ class Steps:
     def watch(self, step: str, line: str) -> None:
         """A step runs, and this is the last line of its log."""
         with self._lock:
-            self._said[step] = line
+            self._said[step] = line.removeprefix("Info:").strip()[:_SAID_CHARACTERS]
             self._progress("; ".join(f"{name}: {said}" for name, said in sorted(self._said.items())))
 
     def done(self, step: str, made: Made | None, result: str) -> None:
