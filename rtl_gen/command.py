@@ -24,7 +24,7 @@ class Command(wiring.Component):
     the batch has run to its end. A command that could not be read, or without its magic word, has no completion
     record: the address is not to be trusted. Its status CSR and ``head`` tell.
 
-    Latency: at most three cycles from the end of a step to the start of the next; throughput: a command at a time.
+    Latency: at most four cycles from the end of a step to the start of the next; throughput: a command at a time.
 
     Parameters
     ----------
