@@ -47,3 +47,9 @@ class DeviceError(MoeHwError):
 
 class DeviceTimeout(DeviceError):
     """The device did not complete a command within its bound; the message names the blocked streams."""
+
+
+class TimingError(MoeHwError):
+    """A bitstream that is not fast enough for the clocks of its board."""
+
+    exit_code = 6

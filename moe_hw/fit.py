@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from boards import Board
@@ -23,6 +23,16 @@ LUTS_FIXED = 31500
 
 COLUMNS = (4, 8, 16, 32, 64, 128)
 """Columns of a sub-array that :func:`size_array` tries: those of ``Arch``."""
+
+_SIZED_BY = {
+    "expert_buffer_bits": "expert_beats",
+    "vector_buffer_bits": "vector_blocks",
+    "accumulator_bits": "slots",
+    "logit_bits": "logit_words",
+    "combine_bits": "combine_elements",
+    "queue_bits": "max_tokens",
+}
+"""The size that makes each buffer smaller."""
 
 QUEUE_ENTRY_BITS = 48
 """Token, weight and link of one place in the expert queues, rounded up."""
@@ -82,18 +92,37 @@ class Shortage:
     unit: str
     need: int
     budget: int
-    advice: str
 
 
-def _shortages(board: Board, needs: dict[str, int]) -> Iterator[Shortage]:
+def _shortages(board: Board, needs: Mapping[str, int]) -> Iterator[Shortage]:
     fpga = board.fpga
     for shortage in (
-        Shortage("multipliers", "", needs["dsps"], fpga.dsps, "choose fewer columns"),
-        Shortage("LUTs", "", needs["luts"], fpga.luts, "choose fewer columns"),
-        Shortage("block RAM", "kbit of ", -(-needs["memory_bits"] // 1024), fpga.bram_kbits, "choose smaller buffers"),
+        Shortage("multipliers", "", needs["dsps"], fpga.dsps),
+        Shortage("LUTs", "", needs["luts"], fpga.luts),
+        Shortage("block RAM", "kbit of ", -(-needs["memory_bits"] // 1024), fpga.bram_kbits),
     ):
         if shortage.need > shortage.budget:
             yield shortage
+
+
+def require(board: Board, arch: Arch, needs: Mapping[str, int]) -> None:
+    """Hold what an accelerator needs, estimated or counted, against what the FPGA of ``board`` has.
+
+    Parameters:
+        board: the board.
+        arch: sizes of the accelerator.
+        needs: ``dsps``, ``luts`` and ``memory_bits``.
+
+    Raises:
+        UsageError: there is less of one; it says by how much and which size to lower.
+    """
+    if short := next(_shortages(board, needs), None):
+        larger = max(_SIZED_BY, key=lambda buffer: estimate(board, arch)[buffer])
+        size = _SIZED_BY[larger] if short.resource == "block RAM" else "columns"
+        raise UsageError(
+            f"{board.name}: expected at most {short.budget} {short.unit}{short.resource}, the accelerator needs "
+            f"{short.need}, {short.need - short.budget} more than {board.fpga.device} has; lower accelerator.{size}"
+        )
 
 
 @dataclass(frozen=True)
@@ -139,11 +168,7 @@ def check(board: Board, arch: Arch) -> None:
             f"{board.name}: accelerator.channels: expected 1 or the memory's {board.memory.channels}, "
             f"got {arch.channels}"
         )
-    if short := next(_shortages(board, estimate(board, arch)), None):
-        raise UsageError(
-            f"{board.name}: expected at most {short.budget} {short.unit}{short.resource}, "
-            f"the accelerator needs {short.need}; {short.advice}"
-        )
+    require(board, arch, estimate(board, arch))
     reach = (board.memory.size_bytes - 1).bit_length()
     if arch.addr_bits < reach:
         raise UsageError(

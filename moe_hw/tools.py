@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+_WATCH_S = 1.0
+"""Seconds between two calls of ``watch``."""
 
 
 def cache_root(kind: str) -> Path:
@@ -14,21 +17,33 @@ def cache_root(kind: str) -> Path:
     return Path(os.environ.get("MOE_HW_CACHE") or Path.home() / ".cache" / "moe-hw").absolute() / kind
 
 
-def run(command: Sequence[str], folder: Path, output: int, environment: Mapping[str, str] | None = None) -> int:
-    """Exit code of ``command``. It has its own process group, so that Ctrl-C ends its children too.
+def run(
+    command: Sequence[str],
+    folder: Path,
+    output: int,
+    environment: Mapping[str, str] | None = None,
+    watch: Callable[[], None] | None = None,
+) -> int:
+    """Exit code of ``command``, negative for a signal. It has its own process group, so that Ctrl-C ends its children.
 
     Parameters:
         command: program and arguments.
         folder: working directory.
         output: file descriptor that gets what it prints.
         environment: all of its variables; without it those of this process.
+        watch: called every second while it runs; if it raises, the command is ended.
     """
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
         start_new_session=True,
     )  # fmt: skip
     try:
-        return process.wait()
+        while True:
+            try:
+                return process.wait(None if watch is None else _WATCH_S)
+            except subprocess.TimeoutExpired:
+                assert watch is not None
+                watch()
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

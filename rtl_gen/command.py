@@ -24,7 +24,7 @@ class Command(wiring.Component):
     the batch has run to its end. A command that could not be read, or without its magic word, has no completion
     record: the address is not to be trusted. Its status CSR and ``head`` tell.
 
-    Latency: at most three cycles from the end of a step to the start of the next; throughput: a command at a time.
+    Latency: at most four cycles from the end of a step to the start of the next; throughput: a command at a time.
 
     Parameters
     ----------
@@ -136,6 +136,8 @@ class Command(wiring.Component):
             check.slots.eq(command["slots"]),
             check.chunk_blocks.eq(command["chunk_blocks"]),
         ]
+        checked = Signal(Status)  # a register: every block waits for the verdict
+        m.d.sync += checked.eq(check.status)
         m.d.sync += self.entries.eq(layer.tokens * (layer.top_k + (layer.shared_blocks != 0)))
 
         # ---- the status: what the checks found, else what happened later ----
@@ -226,14 +228,17 @@ class Command(wiring.Component):
                     m.next = "layer settle"
             with m.State("layer settle"):
                 m.d.comb += self.setting_up.eq(1)
+                m.next = "layer judge"
+            with m.State("layer judge"):
+                m.d.comb += self.setting_up.eq(1)
                 m.next = "layer check"
             with m.State("layer check"):
                 m.d.comb += self.setting_up.eq(1)
                 m.next = "completion"
                 with m.If(reader.error):
                     m.d.sync += status.eq(Status.LAYER_READ_ERROR)
-                with m.Elif(check.status != Status.OK):
-                    m.d.sync += status.eq(check.status)
+                with m.Elif(checked != Status.OK):
+                    m.d.sync += status.eq(checked)
                 with m.Else():
                     m.d.comb += self.compute.eq(1)
                     m.next = "run"

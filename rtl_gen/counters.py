@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -26,7 +26,7 @@ class Counters(wiring.Component):
     <name>_event : In, <name> : Out(32)
         For every name in ``COUNTERS``.
 
-    Latency: one cycle; throughput: ``most`` events of each name a cycle.
+    Latency: two cycles; throughput: ``most`` events of each name a cycle.
     """
 
     def __init__(self, most: int = 1) -> None:
@@ -38,10 +38,15 @@ class Counters(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        # Events come from everywhere, so they are counted a cycle later.
+        clear, enable = Signal(), Signal()
+        m.d.sync += [clear.eq(self.clear), enable.eq(self.enable)]
         for word in COUNTERS:
-            count = getattr(self, word.name)
-            with m.If(self.clear):
+            count, event = getattr(self, word.name), getattr(self, f"{word.name}_event")
+            counted = Signal.like(event, name=f"{word.name}_counted")
+            m.d.sync += counted.eq(event)
+            with m.If(clear):
                 m.d.sync += count.eq(0)
-            with m.Elif(self.enable):
-                m.d.sync += count.eq(count + getattr(self, f"{word.name}_event"))
+            with m.Elif(enable):
+                m.d.sync += count.eq(count + counted)
         return m

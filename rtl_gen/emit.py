@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
@@ -36,8 +38,15 @@ def to_verilog(component: wiring.Component, name: str) -> str:
     return "\n".join(texts)
 
 
-def _convert(component: wiring.Component, name: str) -> str:
+@contextmanager
+def blank_memories() -> Iterator[None]:
+    """Memories are emitted without initial contents of nothing but zeros; no block relies on them."""
     with mock.patch.object(rtlil.ModuleEmitter, "emit_memory", _emit_memory):
+        yield
+
+
+def _convert(component: wiring.Component, name: str) -> str:
+    with blank_memories():
         return verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
 
 
@@ -45,6 +54,6 @@ _amaranth_emit_memory = rtlil.ModuleEmitter.emit_memory
 
 
 def _emit_memory(emitter: rtlil.ModuleEmitter, cell_index: int, cell: Any) -> None:
-    """Leaves out initial contents of nothing but zeros: no block relies on them, and megabits of them take minutes."""
+    """Leaves out contents of nothing but zeros: megabits of them take minutes."""
     if any(cell.init):
         _amaranth_emit_memory(emitter, cell_index, cell)

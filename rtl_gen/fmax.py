@@ -58,7 +58,8 @@ from rtl_gen.sequencer import Sequencer
 from rtl_gen.softcap import Softcap
 from rtl_gen.softmax import Softmax
 from rtl_gen.streamer import Streamer
-from rtl_gen.synthesis import ECP5, ULTRASCALE_PLUS, Resources, Timing, count, place_and_route
+from rtl_gen.synthesis import ECP5, ULTRASCALE_PLUS, Resources, count, place_and_route
+from rtl_gen.timing import Timing
 from rtl_gen.topk import TopK
 from rtl_gen.types import expert_bits
 from rtl_gen.uart import UartReceiver, UartTransmitter

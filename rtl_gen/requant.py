@@ -87,15 +87,19 @@ class Requant(wiring.Component):
         peaks = [lane.exponent for lane in self.values.payload.values]
         while len(peaks) > 1:
             peaks = [Mux(a > b, a, b) for a, b in zip(peaks[::2], peaks[1::2], strict=True)]
+        # A half's state is looked up on the way into stage 1, for the pipeline that waits on it is long.
+        free = Signal()
         m.d.comb += self.values.ready.eq(~held | go)
         with m.If(self.values.ready):
             m.d.sync += [held.eq(self.values.valid), value.eq(self.values.payload), peak.eq(peaks[0])]
 
         place, block = value.neuron[exact_log2(self.arch.lanes) : 5], value.neuron[5:]
         half = Cat(block[0], value.slot)
+        incoming = self.values.payload
+        half_next = Mux(self.values.ready, Cat(incoming.neuron[5], incoming.slot), half)
         write = buffer.write_port()
         m.d.comb += [
-            go.eq(held & ~pending.bit_select(half, 1)),
+            go.eq(held & free),
             write.en.eq(go),
             write.addr.eq(Cat(place, half)),
             write.data.eq(value["values"]),
@@ -122,6 +126,10 @@ class Requant(wiring.Component):
             entry.exponent.eq(after.data),
             entry.last.eq(value.last),
         ]
+        flushed = data.View(complete_layout(self.arch), complete.r_data)
+        becomes_free = complete.r_en & complete.r_rdy & (half_next == Cat(flushed.block[0], flushed.slot))
+        becomes_pending = complete.w_en & (half_next == half)
+        m.d.sync += free.eq((~pending.bit_select(half_next, 1) | becomes_free) & ~becomes_pending)
         with m.If(complete.w_en):
             m.d.sync += pending.bit_select(half, 1).eq(1)
 

@@ -65,7 +65,8 @@ class RoutingRecord(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         expert = Signal(expert_bits(self.arch))
-        weight = Signal(32)
+        converted = Signal(32)
+        weight = Signal.like(self.entry.weight)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.idle.eq(1)
@@ -74,19 +75,20 @@ class RoutingRecord(wiring.Component):
                     m.next = "FETCH"
 
             with m.State("FETCH"):
-                m.next = "CONVERT"
+                m.next = "TAKE"
 
-            with m.State("CONVERT"):
-                m.d.sync += [expert.eq(self.entry.expert), weight.eq(float_bits(self.entry.weight))]
+            with m.State("TAKE"):
+                m.d.sync += [expert.eq(self.entry.expert), weight.eq(self.entry.weight)]
                 m.next = "EXPERT"
 
             with m.State("EXPERT"):
                 m.d.comb += [self.words.valid.eq(1), self.words.payload.eq(expert)]
+                m.d.sync += converted.eq(float_bits(weight))
                 with m.If(self.words.ready):
                     m.next = "WEIGHT"
 
             with m.State("WEIGHT"):
-                m.d.comb += [self.words.valid.eq(1), self.words.payload.eq(weight)]
+                m.d.comb += [self.words.valid.eq(1), self.words.payload.eq(converted)]
                 with m.If(self.words.ready):
                     m.d.sync += self.place.eq(self.place + 1)
                     m.next = "FETCH"

@@ -107,7 +107,9 @@ class Sequencer(wiring.Component):
         job = Signal(job_layout(arch))
         running = Signal()
         blocks = Signal(10)
-        passes = Signal(3)
+        # Indices of the loop nest's last steps.
+        final_group, final_block, final_pass = Signal(16), Signal(10), Signal(3)
+        final_slot = Signal(slot_bits(arch))
         shift = Signal(signed(6))
         coming = self.jobs.payload
         coming_blocks = Signal.like(blocks)
@@ -126,10 +128,10 @@ class Sequencer(wiring.Component):
         # ---- the loop nest ----
         group, block, pass_, slot, lower = Signal(16), Signal(10), Signal(3), Signal(slot_bits(arch)), Signal()
         router = job.kind == Kind.ROUTER
-        last_group = group == job.groups - 1
-        last_block = block == blocks - 1
-        last_pass = pass_ == passes - 1
-        last_slot = slot == job.slots - 1
+        last_group = group == final_group
+        last_block = block == final_block
+        last_pass = pass_ == final_pass
+        last_slot = slot == final_slot
         last_half = ~router | lower
         tile_index = Signal(range(TILES_PER_SCALE_BEAT))
 
@@ -184,7 +186,10 @@ class Sequencer(wiring.Component):
                 running.eq(self.jobs.valid),
                 job.eq(coming),
                 blocks.eq(coming_blocks),
-                passes.eq(passes_of(coming.bits)),
+                final_group.eq(coming.groups - 1),
+                final_block.eq(coming_blocks - 1),
+                final_pass.eq(passes_of(coming.bits) - 1),
+                final_slot.eq(coming.slots - 1),
             ]
         with m.If(issue):
             m.d.comb += self.activity.eq(Activity.BUSY)
@@ -199,7 +204,7 @@ class Sequencer(wiring.Component):
         # ---- what is multiplied ----
         m.submodules.pipeline = pipeline = VectorPipeline(arch)
         vector = pipeline.vector
-        left = shift + ((passes - 1 - pass_) << 2) + Mux(router & ~lower, 8, 0)
+        left = shift + ((final_pass - pass_) << 2) + Mux(router & ~lower, 8, 0)
         connect(m, pipeline.exponents, flipped(self.exponents))
         m.d.comb += [
             self.slot.half.eq(job.half),

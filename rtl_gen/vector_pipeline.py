@@ -21,7 +21,7 @@ from rtl_gen.vector_buffer import ExponentRead
 COMMAND_STAGE = 3
 """Pipeline stage, counted from the decision to issue, in which the command enters the array."""
 
-TAG_STAGE = 5
+TAG_STAGE = 6
 """Stage in which the tag is complete."""
 
 
@@ -120,25 +120,31 @@ class VectorPipeline(wiring.Component):
             self.command.x_address.eq(address),
         ]
 
-        # ---- stages 3 to 5: the exponents' part of the shift ----
+        # ---- stages 3 to 6: the exponents' part of the shift; what block RAM answers has a stage of its own ----
         m.d.comb += [
             self.exponents.address.eq(exponent_address),
             self.exponents.token.eq(stages[3].result.of.token),
             self.exponents.slot.eq(stages[3].result.slot),
             self.exponents.half.eq(stages[3].half),
         ]
+        vector_exponent = Signal.like(self.exponents.vector_exponent)
+        block_exponent = Signal.like(self.exponents.block_exponent)
+        token_exponent = Signal.like(self.exponents.token_exponent)
         below = Signal(EXP_BITS + 1)
         tag = Signal(tag_layout(arch))
-        m.d.comb += below.eq(self.exponents.vector_exponent - self.exponents.block_exponent)
+        m.d.comb += below.eq(vector_exponent - block_exponent)
         m.d.sync += [
-            tag.result.eq(stages[4].result),
-            tag.result.base_exponent.eq(self.exponents.vector_exponent),
-            tag.result.token_exponent.eq(self.exponents.token_exponent),
-            tag.first.eq(stages[4].first),
-            tag.complete.eq(stages[4].complete),
-            tag.scale_index.eq(stages[4].scale_index),
-            tag.scale_pop.eq(stages[4].scale_pop),
-            tag.shift.eq(stages[4].right + Mux(below > SHIFT_MAX, SHIFT_MAX, below)),
+            vector_exponent.eq(self.exponents.vector_exponent),
+            block_exponent.eq(self.exponents.block_exponent),
+            token_exponent.eq(self.exponents.token_exponent),
+            tag.result.eq(stages[5].result),
+            tag.result.base_exponent.eq(vector_exponent),
+            tag.result.token_exponent.eq(token_exponent),
+            tag.first.eq(stages[5].first),
+            tag.complete.eq(stages[5].complete),
+            tag.scale_index.eq(stages[5].scale_index),
+            tag.scale_pop.eq(stages[5].scale_pop),
+            tag.shift.eq(stages[5].right + Mux(below > SHIFT_MAX, SHIFT_MAX, below)),
         ]
         valid = Signal(TAG_STAGE)
         m.d.sync += valid.eq(Cat(self.issue, valid))

@@ -155,23 +155,33 @@ class Walk(wiring.Component):
         may_run_ahead = Signal()
         run_ahead = Signal()
         ahead = Signal(expert_bits(arch))  # experts that were read ahead
-        ahead_known = Signal()  # its entry is there
-        was_read = (kind == Kind.UP) & (self.expert < ahead)
+        asked, ahead_known = Signal(), Signal()  # its entry is being read, and is there
+        expert = Signal(expert_bits(arch))
+        was_read = (kind == Kind.UP) & (expert < ahead)
         m.d.sync += [
             choices.eq(layer.tokens * layer.top_k),
             may_run_ahead.eq((layer.tokens <= layer.slots) & (choices >= layer.experts << AHEAD_SHIFT)),
         ]
 
         # ---- the matrix at hand ----
+        entry = Signal(table_layout())
+        empty = Signal()  # the queue that was looked up has no tokens
         m.submodules.matrix = matrix = MatrixSegment(arch)
         m.d.comb += [
             matrix.layer.eq(layer),
             matrix.kind.eq(kind),
             matrix.shared.eq(shared),
-            matrix.expert.eq(self.table_entry),
-            self.table_expert.eq(Mux(routed, self.expert, ahead)),
+            matrix.expert.eq(entry),
+            self.table_expert.eq(Mux(routed, expert, ahead)),
+            self.expert.eq(expert),
         ]
-        m.d.sync += ahead_known.eq(self.table_loaded & ~run_ahead)
+        # What block RAM answers has a cycle of its own, before it is computed with.
+        m.d.sync += [
+            entry.eq(self.table_entry),
+            empty.eq(self.count == 0),
+            asked.eq(self.table_loaded & ~run_ahead),
+            ahead_known.eq(asked & ~run_ahead),
+        ]
         free = ~self.segments.valid | self.segments.ready
         with m.If(self.segments.ready):
             m.d.sync += self.segments.valid.eq(0)
@@ -243,7 +253,8 @@ class Walk(wiring.Component):
                 with m.Else():
                     m.next = "ADVANCE"
             with m.State("ROUTES"):
-                m.d.sync += self.expert.eq(0)
+                m.d.comb += self.expert.eq(0)
+                m.d.sync += expert.eq(0)
                 more_ahead = may_run_ahead & ~layer.given_routes & (ahead != layer.experts)
                 with m.If(routed & self.table_loaded):
                     m.next = "LOOK"
@@ -258,7 +269,7 @@ class Walk(wiring.Component):
                 m.next = "CHECK"
             with m.State("CHECK"):
                 m.next = "TARGET"
-                with m.If(self.count == 0):
+                with m.If(empty):
                     m.next = "ADVANCE"
                     with m.If(was_read):
                         m.next = "UNUSED"
@@ -266,9 +277,10 @@ class Walk(wiring.Component):
                 m.d.comb += [work.unused.eq(1), work.fresh.eq(1), work.slots.eq(1)]
                 push(Step.JOB, "ADVANCE")
             with m.State("ADVANCE"):
-                m.d.sync += self.expert.eq(self.expert + 1)
+                m.d.comb += self.expert.eq(expert + 1)
+                m.d.sync += expert.eq(expert + 1)
                 m.next = "LOOK"
-                with m.If(self.expert == layer.experts - 1):
+                with m.If(expert == layer.experts - 1):
                     m.next = "BARRIER"
                     with m.If(kind == Kind.DOWN):
                         m.next = "STORE"

@@ -62,6 +62,7 @@ class Writer(wiring.Component):
         unanswered = Signal(range(MAX_WRITES + 1))
         lane = Signal(range(per_word))
         words_left = Signal(9)  # bus words of the burst not yet offered
+        any_left = Signal()  # words_left is not 0: all that write wait for it
         m.d.comb += [
             self.awsize.eq(ceil_log2(arch.data_bits // 8)),
             self.awburst.eq(INCR),
@@ -70,7 +71,7 @@ class Writer(wiring.Component):
             self.bready.eq(1),
             self.wstrb.eq(-1),
             self.busy.eq(
-                self.ranges.valid | ~cutter.ranges.ready | (words_left != 0) | self.wvalid | (unanswered != 0)
+                self.ranges.valid | ~cutter.ranges.ready | any_left | self.wvalid | (unanswered != 0)
             ),
         ]
         sent = self.awvalid & self.awready
@@ -84,11 +85,11 @@ class Writer(wiring.Component):
         # The next burst's address is offered when the data of the one before have left. Data wait for their
         # address to be taken: AXI does not ask for it, but simple memories do.
         full = lane == per_word - 1
-        open_ = (words_left != 0) & (~self.awvalid | self.awready) & (~self.wvalid | self.wready)
+        open_ = any_left & (~self.awvalid | self.awready) & (~self.wvalid | self.wready)
         taken = open_ & self.values.valid
         m.d.comb += [
             self.values.ready.eq(open_),
-            cutter.bursts.ready.eq((words_left == 0) & (~self.awvalid | self.awready) & (unanswered != MAX_WRITES)),
+            cutter.bursts.ready.eq(~any_left & (~self.awvalid | self.awready) & (unanswered != MAX_WRITES)),
         ]
         with m.If(sent):
             m.d.sync += self.awvalid.eq(0)
@@ -98,6 +99,7 @@ class Writer(wiring.Component):
             m.d.sync += [
                 burst.eq(cutter.bursts.payload),
                 words_left.eq(cutter.bursts.payload.length + 1),
+                any_left.eq(1),
                 self.awvalid.eq(1),
             ]
         with m.If(taken):
@@ -107,4 +109,5 @@ class Writer(wiring.Component):
             ]
             with m.If(full):
                 m.d.sync += [self.wvalid.eq(1), self.wlast.eq(words_left == 1), words_left.eq(words_left - 1)]
+                m.d.sync += any_left.eq(words_left != 1)
         return m

@@ -1,4 +1,4 @@
-"""The ``moe-hw`` command. Exit codes: 0 done, 2 usage, 3 environment, 4 model or image, 5 device, 130 interrupted."""
+"""The ``moe-hw`` command."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from moe_hw import __version__
-from moe_hw.cli import bench, boards, demo, estimate, generate, pack, quality, run
+from moe_hw.cli import bench, boards, build, demo, estimate, generate, pack, program, quality, run
 from moe_hw.errors import MoeHwError, SetupError
 
-COMMANDS = (boards, generate, pack, run, quality, estimate, bench, demo)
+COMMANDS = (boards, generate, pack, run, quality, estimate, bench, demo, build, program)
+EXIT_CODES = "0 done, 2 usage, 3 environment, 4 model or image, 5 device, 6 timing, 130 interrupted"
 _OWN_PACKAGES = ("boards", "host", "moe_hw", "rtl_gen", "sim")
 
 
@@ -21,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="moe-hw",
         description="FPGA accelerators for Mixture-of-Experts models: generate, verify and run them.",
-        epilog="Exit codes: 0 done, 2 usage, 3 environment, 4 model or image, 5 device, 130 interrupted.",
+        epilog=f"Exit codes: {EXIT_CODES}.",
     )
     top.add_argument("--version", action="version", version=f"moe-hw {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -51,10 +52,10 @@ def guarded(command: Callable[[], int]) -> int:
         if package in _OWN_PACKAGES:
             raise
         return _fail(f"expected the Python package {package}, got none; run `make setup`", SetupError.exit_code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:
         # Amaranth warns about every block whose elaboration was cut short.
         warnings.simplefilter("ignore")
-        return _fail("interrupted", 130)
+        return _fail("; ".join(("interrupted", *map(str, end.args))), 130)
     except BrokenPipeError:
         # The reader has gone; what is still buffered must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -47,7 +48,8 @@ class Progress:
 
     def __call__(self, text: str) -> None:
         if self._shown:
-            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+            room = shutil.get_terminal_size().columns - 1  # a line that wraps would stay
+            print(f"\r\x1b[K{text[:room]}", end="", file=sys.stderr, flush=True)
 
     def steps(self, done: int, total: int, name: str) -> None:
         """Show a step of a known number of them."""

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moe_hw.cli.console import Progress, add_format, table
+
+if TYPE_CHECKING:
+    from boards import Board
+    from moe_hw.arch import Arch
 
 
 def add_parser(commands: Any) -> None:
@@ -27,28 +32,13 @@ def add_parser(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     from boards import load_board
-    from moe_hw import __version__, fit, regmap
-    from moe_hw.generated import check_writable, write_generated
+    from moe_hw import fit
 
     board = load_board(args.board)
     arch = fit.arch_of(board)
-    fit.check(board, arch)
-    check_writable(args.output)
-    layers = _checked_layers(args, arch, board.memory.size_bytes) if args.model else []
     with Progress() as progress:
-        progress("importing the generator")
-        from rtl_gen.accelerator import Accelerator
-        from rtl_gen.emit import to_verilog
-
-        progress("generating Verilog")
-        verilog = to_verilog(Accelerator(arch), "moe_hw")
+        layers = generate(args, board, arch, args.output, progress)
     resources = fit.estimate(board, arch)
-    extra = {
-        "registers.md": regmap.as_markdown(),
-        "registers.json": _json(regmap.as_dict()),
-        "resources.json": _json({"estimate": resources, "budget": _budget(board)}),
-    }
-    write_generated(args.output, board, arch, verilog, extra, {"version": __version__, "layers": layers})
     print(table(("resource (estimate)", "used", "board"), _resource_rows(resources, _budget(board))))
     sizing = fit.size_array(board)
     print(
@@ -61,7 +51,39 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _checked_layers(args: argparse.Namespace, arch: Any, memory_bytes: int) -> list[dict[str, Any]]:
+def generate(
+    args: argparse.Namespace, board: Board, arch: Arch, output: Path, progress: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Write the directory ``output``; the layers of the checkpoint ``args.model``, if one is given, as it lists them.
+
+    Raises:
+        UsageError: the accelerator does not fit the board, or ``output`` is something else.
+        ModelError: not a MoE checkpoint.
+        DeviceError: its layers do not fit the accelerator.
+        SetupError: the file system refuses.
+    """
+    from moe_hw import __version__, fit, regmap
+    from moe_hw.generated import check_writable, write_generated
+
+    fit.check(board, arch)
+    check_writable(output)
+    layers = checked_layers(args, arch, board.memory.size_bytes) if args.model else []
+    progress("importing the generator")
+    from rtl_gen.accelerator import Accelerator
+    from rtl_gen.emit import to_verilog
+
+    progress("generating Verilog")
+    verilog = to_verilog(Accelerator(arch), "moe_hw")
+    extra = {
+        "registers.md": regmap.as_markdown(),
+        "registers.json": _json(regmap.as_dict()),
+        "resources.json": _json({"estimate": fit.estimate(board, arch), "budget": _budget(board)}),
+    }
+    write_generated(output, board, arch, verilog, extra, {"version": __version__, "layers": layers})
+    return layers
+
+
+def checked_layers(args: argparse.Namespace, arch: Any, memory_bytes: int) -> list[dict[str, Any]]:
     """The different layers of the checkpoint's configuration, as the manifest lists them.
 
     Raises:

@@ -51,8 +51,17 @@ def test_estimate(columns: int) -> None:
 @pytest.mark.parametrize(
     "sizes, message",
     [
-        ({"columns": 16}, "expected at most 156 multipliers, the accelerator needs 282; choose fewer columns"),
-        ({"expert_beats": 1 << 14}, "expected at most 3744 kbit of block RAM, the accelerator needs"),
+        (
+            {"columns": 16},
+            "expected at most 156 multipliers, the accelerator needs 282, 126 more than LFE5U-85F has; "
+            "lower accelerator.columns",
+        ),
+        (
+            {"expert_beats": 1 << 14},
+            r"expected at most 3744 kbit of block RAM, the accelerator needs \d+, \d+ more than LFE5U-85F has; "
+            "lower accelerator.expert_beats",
+        ),
+        ({"vector_blocks": 1 << 14}, "expected at most 3744 kbit of block RAM, .*; lower accelerator.vector_blocks"),
         ({"addr_bits": 24}, "accelerator.addr_bits: expected at least 25 for 32 MiB, got 24"),
     ],
 )

@@ -3,7 +3,7 @@
 import random
 
 import cocotb
-from cocotb.triggers import RisingEdge
+from cocotb.triggers import ClockCycles, RisingEdge
 
 from moe_hw.registers import COUNTERS
 from rtl_gen.counters import Counters
@@ -27,7 +27,7 @@ async def counts(dut):
                 expected[name] += enable and event
             await RisingEdge(dut.clk)
         dut.enable.value = 0
-        await RisingEdge(dut.clk)
+        await ClockCycles(dut.clk, 2)
         assert {name: int(getattr(dut, name).value) for name in expected} == expected
 
 

@@ -9,13 +9,14 @@ from boards import DEFAULT_BOARD, load_board
 from moe_hw.fit import arch_of
 from rtl_gen import fmax, synthesis
 from rtl_gen.fmax import BLOCKS, Measurement, main, measure
-from rtl_gen.synthesis import Resources, Timing
+from rtl_gen.synthesis import Resources
+from rtl_gen.timing import Timing
 
 ARCH = arch_of(load_board(DEFAULT_BOARD))
 
 
 def timing(mhz: float) -> Timing:
-    return Timing(mhz, start="a", end="b", cells=3, logic=2.0, routing=1000 / mhz - 2.0)
+    return Timing("clk", 100.0, mhz, start="a", end="b", cells=3, logic=2.0, routing=1000 / mhz - 2.0)
 
 
 def measurement(block: str, *speeds: float) -> Measurement:

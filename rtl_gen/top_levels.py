@@ -1,0 +1,42 @@
+"""The boards that a bitstream can be built for: each has a top level with its pins, clocks and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from moe_hw.errors import UsageError
+from moe_hw.generated import Generated
+from rtl_gen.board_design import BoardDesign
+
+
+@dataclass(frozen=True)
+class TopLevel:
+    """How a board is built and loaded.
+
+    Attributes:
+        design: the contents of its FPGA for a generated accelerator.
+        loader: what openFPGALoader calls the board.
+    """
+
+    design: Callable[[Generated], BoardDesign]
+    loader: str
+
+
+TOP_LEVELS: dict[str, TopLevel] = {}
+"""By the name of the board."""
+
+
+def top_level(board: str) -> TopLevel:
+    """The top level of a board.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if board not in TOP_LEVELS:
+        known = ", ".join(sorted(TOP_LEVELS)) or "none yet"
+        raise UsageError(
+            f"board: expected one with a top level of its own ({known}), got {board}; "
+            "`moe-hw generate` writes its accelerator for a top level of yours"
+        )
+    return TOP_LEVELS[board]
