@@ -11,6 +11,9 @@ from collections.abc import Iterator
 VERSION = 1
 """Version of the protocol; a ``HELLO`` is answered with it."""
 
+BAUD = 3_000_000
+"""Bits per second of a board's serial line: the most that the FTDI chip of the ULX3S can do."""
+
 FLAG, ESCAPE, ESCAPE_XOR = 0x7E, 0x7D, 0x20
 
 _ESCAPED = re.compile(re.escape(bytes([ESCAPE])) + b".", re.DOTALL)

@@ -33,6 +33,18 @@ from rtl_gen.writer import Writer
 COMMAND_READER, LOADER_READER, ROUTES_READER, TABLES_READER, WEIGHT_READER = range(5)
 
 
+class AcceleratorPorts(wiring.Signature):
+    """The members of :class:`Accelerator`."""
+
+    def __init__(self, arch: Arch):
+        channels = {}
+        if arch.channels > 1:
+            channels = {f"m_axi_{channel}": Out(AXI4Read(arch.sub_array)) for channel in range(arch.channels)}
+        super().__init__(
+            {"s_axil": In(AXI4Lite(CSR_ADDR_BITS)), "m_axi": Out(AXI4(arch)), **channels, "busy": Out(1)}
+        )
+
+
 class Accelerator(wiring.Component):
     """A complete accelerator for MoE layers.
 
@@ -65,10 +77,7 @@ class Accelerator(wiring.Component):
         self.arch = arch
         self._sub_arrays = SubArrays(arch)
         self.repeated = self._sub_arrays.repeated
-        ports = {}
-        if arch.channels > 1:
-            ports = {f"m_axi_{channel}": Out(AXI4Read(arch.sub_array)) for channel in range(arch.channels)}
-        super().__init__({"s_axil": In(AXI4Lite(CSR_ADDR_BITS)), "m_axi": Out(AXI4(arch)), **ports, "busy": Out(1)})
+        super().__init__(AcceleratorPorts(arch))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

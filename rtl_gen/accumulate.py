@@ -206,7 +206,7 @@ class Accumulate(wiring.Component):
                 ports.write_slot.eq(tag[6].result.slot),
                 result.acc[index].eq(ports.sum),
             ]
-            m.submodules[f"column_{index}"] = instance("moe_accumulate_column", column, ports)
+            m.submodules[f"column_{index}"] = instance("moe_accumulate_column", column.signature, ports)
         m.d.comb += [
             fifo.w_en.eq(valid[6] & tag[6].complete),
             fifo.w_data.eq(result),

@@ -90,7 +90,7 @@ class Array(wiring.Component):
                 ports.x_address.eq(x_address),
                 ports.x.eq(x[index]),
             ]
-            m.submodules[f"row_{index}"] = instance("moe_row", row, ports)
+            m.submodules[f"row_{index}"] = instance("moe_row", row.signature, ports)
             command, sums = ports.next_command, ports.next_sums
         m.d.comb += self.sums.eq(sums)
         return m

@@ -8,23 +8,26 @@ from typing import Any
 from unittest import mock
 
 from amaranth.back import rtlil, verilog
-from amaranth.hdl import ClockSignal, Instance, ResetSignal
+from amaranth.hdl import ClockSignal, Instance, ResetSignal, Value
 from amaranth.lib import wiring
 
 
-def instance(name: str, component: wiring.Component, ports: wiring.PureInterface | object) -> Instance:
-    """An instance of the module ``name``, whose Verilog ``to_verilog`` emits once from ``component``.
+def instance(
+    name: str, signature: wiring.Signature, ports: wiring.PureInterface | object, reset: Value | None = None
+) -> Instance:
+    """An instance of the module ``name``, whose Verilog ``to_verilog`` emits once from a block.
 
     Parameters:
         name: Verilog module name, a key of the parent's ``repeated``.
-        component: the block that is instantiated; only its signature is read.
+        signature: of that block.
         ports: an interface of the block's signature whose members are connected.
+        reset: of the block, in place of that of the domain ``sync``.
     """
     connections = {}
-    for path, description, value in component.signature.flatten(ports):
+    for path, description, value in signature.flatten(ports):
         prefix = "i" if description.flow is wiring.In else "o"
         connections[f"{prefix}_{'__'.join(map(str, path))}"] = value
-    return Instance(name, i_clk=ClockSignal(), i_rst=ResetSignal(), **connections)
+    return Instance(name, i_clk=ClockSignal(), i_rst=ResetSignal() if reset is None else reset, **connections)
 
 
 def to_verilog(component: wiring.Component, name: str) -> str:

@@ -16,6 +16,7 @@ from amaranth.lib import wiring
 
 from boards import DEFAULT_BOARD, load_board
 from moe_hw.arch import ACC_BITS, Arch
+from moe_hw.bridge import BAUD
 from moe_hw.cli import guarded
 from moe_hw.cli.console import table
 from moe_hw.errors import UsageError
@@ -78,8 +79,7 @@ SDRAM_MHZ = 134
 MINIMUM = {"sdram_controller": SDRAM_MHZ}
 """Blocks whose clock is not that of the fabric."""
 
-CLOCK_HZ, BAUD = MINIMUM_MHZ * 1_000_000, 3_000_000
-"""Of the serial line."""
+CLOCK_HZ = MINIMUM_MHZ * 1_000_000
 
 _MEMORY = load_board(DEFAULT_BOARD).memory
 

@@ -78,7 +78,7 @@ class SubArrays(wiring.Component):
                 m.d.comb += part.segments.payload[name].eq(self.segments.payload[name])
             for name in ("beat_pop", "clear", "command", "x_write", "x_address", "x", "tag_valid", "tag"):
                 m.d.comb += getattr(part, name).eq(getattr(self, name))
-            m.submodules[f"sub_array_{channel}"] = instance("moe_sub_array", sub_array, part)
+            m.submodules[f"sub_array_{channel}"] = instance("moe_sub_array", sub_array.signature, part)
 
         first = parts[0].results
         m.d.comb += [

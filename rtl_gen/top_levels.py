@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from moe_hw.errors import UsageError
 from moe_hw.generated import Generated
 from rtl_gen.board_design import BoardDesign
+from rtl_gen.ulx3s import ulx3s
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class TopLevel:
     loader: str
 
 
-TOP_LEVELS: dict[str, TopLevel] = {}
+TOP_LEVELS = {"ulx3s-85f": TopLevel(ulx3s, "ulx3s")}
 """By the name of the board."""
 
 
@@ -34,7 +35,7 @@ def top_level(board: str) -> TopLevel:
         UsageError: it has none.
     """
     if board not in TOP_LEVELS:
-        known = ", ".join(sorted(TOP_LEVELS)) or "none yet"
+        known = ", ".join(sorted(TOP_LEVELS))
         raise UsageError(
             f"board: expected one with a top level of its own ({known}), got {board}; "
             "`moe-hw generate` writes its accelerator for a top level of yours"

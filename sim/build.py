@@ -22,6 +22,7 @@ Progress = Callable[[str], None]
 
 TOP = "moe_hw"
 BRIDGE_TOP = "bridge_board"
+SERIAL_BOARD_TOP = "serial_board"
 SUB_ARRAY = "moe_sub_array"
 """Translated and compiled once, however many there are."""
 
@@ -30,6 +31,7 @@ _HARNESS = ("harness.cpp", "axi_memory.h", "dram.cpp", "dram.h")
 _DRAM = ("dram.cpp", "dram.h")
 _BRIDGE = ("bridge.cpp", "uart.h", "axi_memory.h", *_DRAM)
 _SDRAM_CHIP = ("sdram_chip.cpp", "sdram_chip.h")
+_SERIAL_BOARD = ("serial_board.cpp", "uart.h", *_SDRAM_CHIP)
 _JOBS = 2
 _LEAST_ROOM = 16 << 20
 """Bytes. A step that fails on a disk with less free has failed for that reason."""
@@ -106,6 +108,26 @@ def build_bridge(verilog: str, progress: Progress | None = None) -> Path:
         ("compiling the simulator of the bridge", _make(f"V{BRIDGE_TOP}.mk")),
     ]
     return _library(steps, _BRIDGE, {f"{BRIDGE_TOP}.v": verilog}, progress)
+
+
+def build_serial_board(verilog: str, progress: Progress | None = None) -> Path:
+    """Shared library of a whole board at its pins; see :mod:`sim.serial_board`.
+
+    Parameters:
+        verilog: the text of the module ``serial_board`` and of the accelerator.
+        progress: as of :func:`build`.
+
+    Raises:
+        SetupError: as of :func:`build`.
+    """
+    steps = [
+        (
+            "translating the board to C++",
+            _verilate(SERIAL_BOARD_TOP, _SERIAL_BOARD, f"{_COMPILE} -I. -I{_FOLDER}"),
+        ),
+        ("compiling the simulator of the board", _make(f"V{SERIAL_BOARD_TOP}.mk")),
+    ]
+    return _library(steps, _SERIAL_BOARD, {f"{SERIAL_BOARD_TOP}.v": verilog}, progress)
 
 
 def _verilate(top: str, sources: Sequence[str], flags: str, options: Sequence[str] = ()) -> list[str]:

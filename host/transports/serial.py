@@ -16,14 +16,11 @@ from boards import DEFAULT_BOARD, Board, load_board
 from host.link import Link, Request
 from host.transport import Transport
 from moe_hw.arch import Arch
-from moe_hw.bridge import Opcode
+from moe_hw.bridge import BAUD, Opcode
 from moe_hw.errors import DeviceError, UsageError
 from moe_hw.fit import arch_of
 from moe_hw.generated import names_generated, read_generated
 from moe_hw.registers import csr_address
-
-BAUD = 3_000_000
-"""Of the ULX3S, the most that its FTDI chip can do."""
 
 _POLL_SECONDS = 0.02
 _WRITE_SECONDS = 5.0

@@ -58,7 +58,7 @@ class StandIn(Elaboratable):
         for _ in range(self.chain):
             total = (total * total)[:8]
         square = self.square.signature.flip().create(path=("square",))
-        m.submodules.square = instance("square", self.square, square)
+        m.submodules.square = instance("square", self.square.signature, square)
         m.d.sync += count.eq(total + 1)
         m.d.comb += square.x.eq(count)
         for index in range(8):

@@ -26,6 +26,7 @@ from rtl_gen.sdram_timing import BURST
 from sim.bench import sdram, streams
 from sim.bench.axi import Burst, Master
 from sim.bench.runner import run_bench
+from sim.pads import SimulatedPads, pin_layout
 from sim.sdram_chip import SdramChip, parameters
 
 BOARD = load_board(DEFAULT_BOARD)
@@ -43,7 +44,7 @@ class SdramBoard(wiring.Component):
             {
                 "master_0": In(AXI4(ARCH)),
                 "master_1": In(AXI4(ARCH)),
-                "pads": Out(sdram.pin_layout(MEMORY)),
+                "pads": Out(pin_layout(MEMORY)),
                 "dq_i": In(MEMORY.data_bits),
             }
         )
@@ -52,7 +53,7 @@ class SdramBoard(wiring.Component):
         m = Module()
         m.submodules.arbiter = arbiter = AxiArbiter(ARCH)
         m.submodules.sdram = slave = Sdram(ARCH, BOARD)
-        pads = sdram.SimulatedPads(MEMORY)
+        pads = SimulatedPads(MEMORY)
         m.submodules.pads = DomainRenamer(DOMAIN)(pads)
         wiring.connect(m, wiring.flipped(self.master_0), arbiter.master_0)
         wiring.connect(m, wiring.flipped(self.master_1), arbiter.master_1)

@@ -18,6 +18,7 @@ from rtl_gen.sdram_timing import BURST, SdramTiming
 from rtl_gen.sdram_types import segment_layout, word_layout
 from sim.bench import sdram, streams
 from sim.bench.runner import run_bench
+from sim.pads import SimulatedPads, pin_layout
 from sim.sdram_chip import SdramChip, parameters
 
 MEMORY = load_board(DEFAULT_BOARD).memory
@@ -36,7 +37,7 @@ class ControllerBoard(wiring.Component):
                 "writes": In(stream.Signature(word_layout(MEMORY))),
                 "words": Out(BURST * MEMORY.data_bits),
                 "word_valid": Out(1),
-                "pads": Out(sdram.pin_layout(MEMORY)),
+                "pads": Out(pin_layout(MEMORY)),
                 "dq_i": In(MEMORY.data_bits),
             }
         )
@@ -44,7 +45,7 @@ class ControllerBoard(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.controller = controller = SdramController(MEMORY)
-        m.submodules.pads = pads = sdram.SimulatedPads(MEMORY)
+        m.submodules.pads = pads = SimulatedPads(MEMORY)
         wiring.connect(m, wiring.flipped(self.segments), controller.segments)
         wiring.connect(m, wiring.flipped(self.writes), controller.writes)
         wiring.connect(m, controller.pins, pads.pins)

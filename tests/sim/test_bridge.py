@@ -9,13 +9,13 @@ import pytest
 
 from boards import load_board
 from host.transports import open_transport
+from moe_hw.bridge import BAUD
 from moe_hw.fit import arch_of
 from sim.bridge import SimulatedBridge
 from sim.serial import PseudoTerminal
 
 BOARD = load_board("ulx3s-85f")
 ARCH = arch_of(BOARD)
-BAUD = 3_000_000
 
 
 @pytest.mark.parametrize("drift", [-0.02, 0.0, 0.02])

@@ -1,0 +1,81 @@
+"""A board with one SDRAM and a serial port: accelerator, host bridge and memory, all but its pads and its clocks."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from boards import Board
+from moe_hw.arch import Arch
+from rtl_gen.accelerator import AcceleratorPorts
+from rtl_gen.axi_arbiter import AxiArbiter
+from rtl_gen.bridge import Bridge
+from rtl_gen.emit import instance
+from rtl_gen.reset_guard import ResetGuard
+from rtl_gen.sdram import Sdram
+from rtl_gen.sdram_pins import SdramPins
+
+ACCELERATOR = "moe_hw"
+"""Module of the accelerator, which is not emitted with the board: it is what ``moe-hw generate`` wrote."""
+
+
+class SerialBoard(wiring.Component):
+    """What is the same in simulation and in the FPGA of such a board.
+
+    The fabric's domain is ``sync``; the SDRAM's controller is in ``sdram``. Both are reset together, as
+    :class:`rtl_gen.sdram.Sdram` asks.
+
+    Parameters
+    ----------
+    board : Board
+        Its clock and memory.
+    arch : Arch
+        Sizes of the accelerator.
+    baud : int
+        Bits per second of the serial line.
+
+    Members
+    -------
+    rx : In(1), tx : Out(1)
+        The serial line.
+    sdram : Out(SdramPins(board.memory))
+        The chip, but for the registers of its pads.
+    busy : Out(1)
+        The accelerator has commands.
+    """
+
+    def __init__(self, board: Board, arch: Arch, baud: int):
+        self.board = board
+        self.arch = arch
+        self.baud = baud
+        super().__init__(
+            {
+                "rx": In(1, init=1),
+                "tx": Out(1, init=1),
+                "sdram": Out(SdramPins(board.memory)),
+                "busy": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        arch = self.arch
+        m.submodules.bridge = bridge = Bridge(arch, round(self.board.clock_mhz * 1e6), self.baud)
+        m.submodules.guard = guard = ResetGuard(arch)
+        m.submodules.arbiter = arbiter = AxiArbiter(arch)
+        m.submodules.memory = memory = Sdram(arch, self.board)
+        ports = AcceleratorPorts(arch)
+        accelerator = ports.create(path=("accelerator",))
+        m.submodules.accelerator = instance(ACCELERATOR, ports, accelerator, guard.reset)
+
+        m.d.comb += [bridge.rx.eq(self.rx), self.tx.eq(bridge.tx), guard.ask.eq(bridge.reset)]
+        connect(m, bridge.m_axil, guard.csr_master)
+        connect(m, guard.csr_slave, accelerator.s_axil)
+        connect(m, accelerator.m_axi, guard.master)
+        connect(m, guard.slave, arbiter.master_0)
+        connect(m, bridge.m_axi, arbiter.master_1)
+        connect(m, arbiter.slave, memory.axi)
+        connect(m, memory.pins, flipped(self.sdram))
+        m.d.comb += self.busy.eq(accelerator.busy)
+        return m

@@ -1,0 +1,121 @@
+"""A whole board with an SDRAM and a serial port, simulated at its pins: FPGA, memory chip and the line to the host."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out, connect
+
+from boards import Board
+from moe_hw.arch import Arch
+from rtl_gen.emit import to_verilog
+from rtl_gen.sdram import DOMAIN
+from rtl_gen.sdram_pins import SdramPins
+from rtl_gen.serial_board import SerialBoard
+from sim import sdram_chip
+from sim.build import SERIAL_BOARD_TOP, Progress, build_serial_board
+from sim.pads import SimulatedPads, pin_layout
+from sim.serial import CompiledLine
+
+_FEMTOSECONDS = 10**15
+
+
+class PinBoard(wiring.Component):
+    """The contents of the FPGA up to its pins, but for the PLL.
+
+    Parameters
+    ----------
+    board, arch, baud
+        As of ``SerialBoard``.
+
+    Members
+    -------
+    clk, rst, sdram_clk, sdram_rst : In(1)
+        Both clocks, and the resets of their domains.
+    rx : In(1), tx : Out(1)
+        The serial line.
+    clk_en, cs, ras, cas, we, ba, a, dqm, dq_o, dq_oe : Out, dq_i : In
+        The SDRAM, as of ``SimulatedPads``.
+    """
+
+    def __init__(self, board: Board, arch: Arch, baud: int):
+        self.board = board
+        self._fpga = SerialBoard(board, arch, baud)
+        clocks = {name: In(1) for name in ("clk", "rst", "sdram_clk", "sdram_rst")}
+        super().__init__({**clocks, "rx": In(1, init=1), "tx": Out(1, init=1), **SdramPins(board.memory).members})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        # Domains that are declared come in their order, so the text is always the same.
+        for name, clk, rst in (("sync", self.clk, self.rst), (DOMAIN, self.sdram_clk, self.sdram_rst)):
+            m.domains += ClockDomain(name)
+            m.d.comb += [ClockSignal(name).eq(clk), ResetSignal(name).eq(rst)]
+        m.submodules.fpga = fpga = self._fpga
+        pads = SimulatedPads(self.board.memory)
+        m.submodules.pads = DomainRenamer(DOMAIN)(pads)
+        connect(m, fpga.sdram, pads.pins)
+        m.d.comb += [fpga.rx.eq(self.rx), self.tx.eq(fpga.tx), pads.dq_i.eq(self.dq_i)]
+        outside = pin_layout(self.board.memory)
+        m.d.comb += [getattr(self, name).eq(getattr(pads.pads, name)) for name, _ in outside]
+        return m
+
+
+class SimulatedSerialBoard(CompiledLine):
+    """The board in a compiled simulation. It comes out of reset, with zeros in memory.
+
+    Parameters:
+        board: clock and memory.
+        arch: sizes of the accelerator.
+        accelerator: its Verilog.
+        baud: of the line.
+        progress: told what takes long.
+
+    Attributes:
+        memory: what the chip holds, uint8, in the order of the addresses.
+
+    Raises:
+        SetupError: the simulator could not be built.
+    """
+
+    def __init__(self, board: Board, arch: Arch, accelerator: str, baud: int, progress: Progress | None = None):
+        verilog = f"{to_verilog(PinBoard(board, arch, baud), SERIAL_BOARD_TOP)}\n{accelerator}"
+        library = ctypes.CDLL(str(build_serial_board(verilog, progress)))
+        _declare(library)
+        chip = np.zeros(board.memory.size_bytes // 2, np.uint16)
+        self.memory = chip.view(np.uint8)
+        fabric, sdram = board.clock_mhz * 1e6, board.memory.mt_per_s * 1e6
+        handle = library.serial_board_create(
+            chip.ctypes.data,
+            ctypes.byref(sdram_chip.parameters(board.memory)),
+            round(_FEMTOSECONDS / fabric),
+            round(_FEMTOSECONDS / sdram),
+            fabric / baud,
+        )
+        super().__init__(library, handle)
+
+    @property
+    def violation(self) -> str | None:
+        """The first rule of the chip that its controller broke."""
+        text = self._library.serial_board_violation(self._handle)
+        return None if text is None else text.decode()
+
+    def close(self) -> None:
+        """Free the simulation. Nothing may be done with it afterwards."""
+        self._library.serial_board_destroy(self._handle)
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    pointer, i64 = ctypes.c_void_p, ctypes.c_int64
+    signatures = {
+        "serial_board_create": (
+            pointer, [pointer, ctypes.POINTER(sdram_chip.Parameters), i64, i64, ctypes.c_double]
+        ),
+        "serial_board_destroy": (None, [pointer]),
+        "serial_board_violation": (ctypes.c_char_p, [pointer]),
+    }  # fmt: skip
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
