@@ -15,7 +15,7 @@ import numpy as np
 from boards import Board
 from moe_hw.arch import PLANES_PER_PASS, ROUTER_SLOTS, ROWS, SEGMENT_ALIGN, Arch, passes_of
 from moe_hw.formats import ROUTER, WeightFormat
-from moe_hw.image import matrix_bytes
+from moe_hw.image import matrix_bytes, router_bytes
 from moe_hw.limits import Footprint
 from moe_hw.registers import COMMAND, COMPLETION, LAYER
 from moe_hw.spec import LayerSpec
@@ -26,7 +26,7 @@ RESOURCES = ("memory", "multipliers", "latency")
 ARRAY_LATENCY = 3 + ROWS + 3 + 8
 """Cycles from the decision to multiply to the accumulator's result: sequencer, array, accumulator."""
 
-POST_LATENCY = 19 + 42 + 8
+POST_LATENCY = 24 + 42 + 8
 """Cycles of the activation function, of re-quantising and of the order to write a hidden block."""
 
 COMBINE_LATENCY = 14
@@ -151,7 +151,7 @@ class _Command:
         ends.append(max(self.array, routed))
         for count, inter_blocks in routed_jobs:
             self._up(count, inter_blocks, routed)
-        self.dispatched = self.array + ARRAY_LATENCY + self._activations // self.arch.lanes + POST_LATENCY
+        self.dispatched = self.array + ARRAY_LATENCY + self._post_cycles + POST_LATENCY
         self.dispatched += self.latency
         chunk_blocks = self.footprint.chunk_blocks(tokens)
         stored = 0.0
@@ -180,7 +180,7 @@ class _Command:
         spec, footprint = self.spec, self.footprint
         if spec.router.given:
             return known + self.latency + GIVEN_CYCLES * self.tokens * footprint.choices
-        size = matrix_bytes(spec.router_rows, spec.input_blocks, ROUTER.bits, self.arch.columns)
+        size = router_bytes(spec, self.arch.columns)
         router = spec.router
         scan = router.experts + SCAN_CYCLES
         if router.groups is not None:
@@ -205,14 +205,14 @@ class _Command:
         for count in self._parts(tokens):
             lines = count * inter_blocks
             written = lines * SEGMENT_ALIGN + lines / self.arch.run_lines * self.turnaround * self.rate
-            drain = count * self._activations // self.arch.lanes
+            drain = count * self._post_cycles
             cycles = groups * max(input_blocks * self._tile(count), drain)
             self._job(count, input_blocks, size + written, cycles, known)
 
     @property
-    def _activations(self) -> int:
-        """Hidden activations of a vector that a column group makes."""
-        return self.arch.columns // self.spec.first_matrices
+    def _post_cycles(self) -> int:
+        """Cycles in which a column group's accumulators of a vector become hidden activations."""
+        return self.arch.columns // self.spec.first_matrices // self.arch.lanes * (1 + self.spec.expert.softcapped)
 
     def _down(self, tokens: int, inter_blocks: int, blocks: int) -> None:
         columns = self.arch.columns

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from moe_hw.errors import ModelError, UnsupportedLayer
-from moe_hw.forms import activation_of, form_of, limits_of
+from moe_hw.forms import activation_of, form_of
 from moe_hw.layer import ExpertWeights
 from moe_hw.spec import ExpertSpec
 
@@ -110,7 +110,7 @@ def _stacked(module: Any) -> Experts:
         def evaluate(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
             return apply(torch.cat((gate, up), -1) if concatenated else torch.stack((gate, up), -1).flatten(-2))
 
-        form = form_of(evaluate, f"{name}._apply_gate", limits_of(module))
+        form = form_of(evaluate, f"{name}._apply_gate", module)
         spec = dataclasses.replace(form, intermediate=inter, bias=bias)
     return Experts(module, count, hidden, spec, read)
 

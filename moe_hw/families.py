@@ -102,8 +102,7 @@ def _with_a_small_least_sum(block: Any) -> None:
 
 
 def _without_hash(block: Any) -> None:
-    if block.is_hash:
-        raise UnsupportedLayer("router.choice: expected the largest scores, got a table of token ids")
+    _expect("router.choice", "a table of token ids" if block.is_hash else "the largest scores", "the largest scores")
 
 
 def _without_cap(block: Any) -> None:
@@ -261,6 +260,13 @@ FAMILIES = (
     ),
     _corrected("Dots3NoteVisionMoE", "e_score_correction_bias", scale=_scaled("gate.router_scaling_factor")),
     _corrected("MiniMaxM2SparseMoeBlock", "e_score_correction_bias"),
+    Family(
+        "Inkling2SparseMoeBlock",
+        _always,
+        score=_as_computed,
+        correction="gate.e_score_correction_bias",
+        scale=_by_router,
+    ),
     *(
         _corrected(block, shared="shared_experts", scale=_scaled("routed_scaling_factor"))
         for block in ("MiniMaxM3VLSparseMoeBlock", "Step3p7SparseMoeBlock")

@@ -14,11 +14,11 @@ from moe_hw.errors import UsageError
 DSPS_PER_COLUMN = ROWS // 2
 """Two neighbouring columns share a multiplier, so a column costs half a multiplier for each row."""
 
-DSPS_FIXED = 23
+DSPS_FIXED = 26
 """Multipliers outside the array: post, router, combine, addresses. From Yosys' ``synth_ecp5``, default sizes."""
 
 LUTS_PER_MAC = 41
-LUTS_FIXED = 30000
+LUTS_FIXED = 31500
 """The array's rows and everything else, from the same synthesis; for other sizes and families an estimate."""
 
 COLUMNS = (4, 8, 16, 32, 64, 128)

@@ -17,7 +17,24 @@ from moe_hw.errors import InputError, ModelError, UsageError
 MAX_FRACTION = 31
 """Largest distance of a scale from the matrix kind's largest one, in binary orders."""
 
-ZERO_SCALE = 224 | MAX_FRACTION - 12
+_TAPER = np.repeat([5, 4, 3, 0], [4, 4, 4, MAX_FRACTION - 11])
+"""Bits of ``frac`` for each ``f``."""
+
+_FIRST_BYTE = np.cumsum(1 << _TAPER) - (1 << _TAPER)
+"""The byte of the scale with ``frac`` 0, for each ``f``."""
+
+
+def fraction_bits(f: np.ndarray) -> np.ndarray:
+    """Bits of ``frac``, 0 beyond ``MAX_FRACTION``: a scale is finer the nearer it is to the largest of its matrices."""
+    return _TAPER[np.clip(f, 0, MAX_FRACTION)]
+
+
+def scale_bytes(frac: np.ndarray, f: np.ndarray) -> np.ndarray:
+    """The bytes of scales, uint8: all that there are, from the largest order to the smallest, are numbered."""
+    return (_FIRST_BYTE[f] + (frac >> 5 - fraction_bits(f))).astype(np.uint8)
+
+
+ZERO_SCALE = int(_FIRST_BYTE[MAX_FRACTION])
 """The byte of the smallest scale, that of blocks of zeros."""
 
 TOKEN_LIMIT = 2.0**100
@@ -185,9 +202,7 @@ class QuantisedMatrix:
     @property
     def scales(self) -> np.ndarray:
         """The stored scale bytes, uint8 ``[N, blocks]``."""
-        frac, f = self.frac.astype(np.int64), self.f.astype(np.int64)
-        parts = [f << 5 | frac, 128 | f - 4 << 4 | frac >> 1, 192 | f - 8 << 3 | frac >> 2]
-        return np.select([f < 4, f < 8, f < 12], parts, 224 | f - 12).astype(np.uint8)
+        return scale_bytes(self.frac, self.f)
 
     @property
     def shift(self) -> int:
@@ -214,11 +229,6 @@ class QuantisedMatrix:
         """Squared L2 norm of each dequantised row, float64 ``[N]``."""
         codes = torch.from_numpy(self.codes).view(self.rows, self.blocks, ROWS).double()
         return (codes.square_().sum(2).numpy() * self._scale() ** 2).sum(1)
-
-
-def fraction_bits(f: np.ndarray) -> np.ndarray:
-    """Bits of ``frac``: a scale is finer the nearer it is to the largest of its matrices."""
-    return np.where(f < 4, 5, np.where(f < 8, 4, np.where(f < 12, 3, 0)))
 
 
 def largest_scale_exponent(magnitude: float, form: WeightFormat) -> int:

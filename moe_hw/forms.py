@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
@@ -39,44 +38,48 @@ def activation_of(function: Callable[[torch.Tensor], torch.Tensor]) -> str:
 
 
 def form_of(
-    evaluate: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], name: str, limits: list[float]
+    evaluate: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], name: str, module: torch.nn.Module
 ) -> ExpertSpec:
     """Experts of width 1 without biases that have this gated activation of gate and up.
 
     Parameters:
         evaluate: the activation.
         name: what errors call it.
-        limits: what its limit may be, if it has one.
+        module: what has its limit or its softcaps, if it has some.
 
     Raises:
         UnsupportedLayer: it is none that this version has.
     """
     generator = torch.Generator("cpu").manual_seed(0)
-    most = 3 * max([10.0, *limits])
+    limits, caps = _numbers([module], "limit"), _numbers(module.modules(), "softcap")
+    most = 3 * max([10.0, *limits, *caps])
     gate, up = (torch.rand(2, PROBES, generator=generator, dtype=torch.float64, device="cpu") * 2 - 1) * most
     with torch.no_grad():
         values = evaluate(gate, up).double()
-    for form in _forms(limits):
+    for form in _forms(limits, caps):
         if _equal(values, hidden_activations(form, form.limit, gate, up)):
             return form
     raise UnsupportedLayer(
-        f"expert.glu: expected activation(gate) * up with a limit before or after the activation or an offset of up, "
-        f"got {name}; this version cannot run the layer"
+        f"expert.glu: expected activation(gate) * up with a limit before or after the activation, an offset of up or "
+        f"softcaps, got {name}; this version cannot run the layer"
     )
 
 
-def _forms(limits: list[float]) -> Iterator[ExpertSpec]:
+def _forms(limits: list[float], caps: list[float]) -> Iterator[ExpertSpec]:
     bounds: list[tuple[float | None, str]] = [(None, CLAMPS[0]), *itertools.product(limits, CLAMPS)]
     for activation, (limit, clamp), offset in itertools.product(GATED, bounds, (0.0, 1.0)):
         if limit is None or offset < limit:
             yield ExpertSpec(1, activation, limit=limit, clamp=clamp, up_offset=offset)
+    for activation, gate, up in itertools.product(GATED, (None, *caps), (None, *caps)):
+        yield ExpertSpec(1, activation, gate_softcap=gate, up_softcap=up)
 
 
 def _equal(values: torch.Tensor, known: torch.Tensor) -> bool:
     return bool(((values - known).abs() <= PROBE_ERROR * (1 + known.abs())).all())
 
 
-def limits_of(module: Any) -> list[float]:
-    """Finite numbers that a module calls a limit."""
-    found = [value for name, value in vars(module).items() if "limit" in name and isinstance(value, (int, float))]
-    return sorted({float(value) for value in found if math.isfinite(value) and value > 0})
+def _numbers(modules: Iterable[torch.nn.Module], word: str) -> list[float]:
+    """Finite numbers above 0 that modules have under names with this word."""
+    found = [value for module in modules for name, value in vars(module).items() if word in name]
+    numbers = [float(value) for value in found if isinstance(value, (int, float))]
+    return sorted({value for value in numbers if math.isfinite(value) and value > 0})

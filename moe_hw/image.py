@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -13,11 +13,8 @@ from moe_hw.arch import ROWS, SEGMENT_ALIGN, TILES_PER_SCALE_BEAT, Arch
 from moe_hw.errors import ImageError
 from moe_hw.formats import ROUTER, ZERO_SCALE, QuantisedMatrix, Tokens, WeightFormat
 from moe_hw.quantised import CodedLayer, QuantisedExpert
-from moe_hw.registers import LAYER, LAYER_MAGIC
+from moe_hw.registers import ENTRY_ADDRESS_BITS, LAYER, LAYER_MAGIC
 from moe_hw.spec import LayerSpec
-
-ENTRY_ADDRESS_BITS = 28
-"""Of an entry of the expert table: its lower bits are the address, the others the bits of a code."""
 
 Segment = tuple[str, int, np.ndarray]
 """Name, offset from the descriptor, uint8 bytes."""
@@ -50,7 +47,23 @@ def quarter_bytes(rows: int, blocks: int, columns: int) -> int:
     With as many planes for each tile as its codes of ``bits`` bits have, it is at most ``1 + 4 * bits`` times that, and
     as much if the tiles are a multiple of four.
     """
-    return -(-(-(-rows // columns) * blocks) // TILES_PER_SCALE_BEAT) * ROWS * columns // 8
+    return matrix_bytes(rows, blocks, 0, columns)
+
+
+def router_bytes(spec: LayerSpec, columns: int) -> int:
+    """Bytes (:func:`matrix_bytes`) of the router matrix; 0 if routes are given."""
+    return matrix_bytes(spec.router_rows, spec.input_blocks, ROUTER.bits, columns)
+
+
+def down_bytes(spec: LayerSpec, inter_blocks: int, bits: int, columns: int) -> int:
+    """Bytes of the down matrix of an expert with ``inter_blocks`` blocks of hidden activations."""
+    return matrix_bytes(ROWS * spec.hidden_blocks, inter_blocks, bits, columns)
+
+
+def expert_bytes(spec: LayerSpec, inter_blocks: int, bits: int, columns: int) -> int:
+    """Bytes of both matrices of such an expert, without padding."""
+    gate_up = matrix_bytes(spec.first_matrices * ROWS * inter_blocks, spec.input_blocks, bits, columns)
+    return gate_up + down_bytes(spec, inter_blocks, bits, columns)
 
 
 def matrix_segment(matrix: QuantisedMatrix, arch: Arch) -> np.ndarray:
@@ -128,9 +141,37 @@ def expert_room(spec: LayerSpec, inter_blocks: int, bits: int, arch: Arch) -> Ex
     unit, columns = arch.segment_bytes, arch.columns
     quarter = aligned(quarter_bytes(spec.first_matrices * ROWS * inter_blocks, spec.input_blocks, columns), unit)
     down = quarter * (1 + TILES_PER_SCALE_BEAT * bits)
-    return ExpertRoom(
-        quarter, down, down + aligned(matrix_bytes(ROWS * spec.hidden_blocks, inter_blocks, bits, columns), unit)
-    )
+    return ExpertRoom(quarter, down, down + aligned(down_bytes(spec, inter_blocks, bits, columns), unit))
+
+
+class Layout(NamedTuple):
+    """Where the parts of a layer's image are, in bytes from the descriptor.
+
+    Attributes:
+        router: of the router matrix.
+        experts: of each routed expert.
+        rooms: of each of them, from there.
+        shared: of the shared expert.
+        shared_room: of it, from there.
+        size: of the whole image.
+    """
+
+    router: int
+    experts: list[int]
+    rooms: list[ExpertRoom]
+    shared: int
+    shared_room: ExpertRoom
+    size: int
+
+
+def layout_of(spec: LayerSpec, arch: Arch, bits: int, widths: Sequence[int]) -> Layout:
+    """The layout of a layer whose shared expert has codes of ``bits`` bits, and the routed ones of ``widths``."""
+    router = aligned(head_bytes(spec), arch.segment_bytes)
+    rooms = [expert_room(spec, spec.inter_blocks, width, arch) for width in widths]
+    shared_room = expert_room(spec, spec.shared_blocks, bits, arch)
+    first = router + aligned(router_bytes(spec, arch.columns), arch.segment_bytes)
+    *experts, shared = accumulate((room.size for room in rooms), initial=first)
+    return Layout(router, experts, rooms, shared, shared_room, shared + shared_room.size)
 
 
 class LayerImage:
@@ -153,25 +194,19 @@ class LayerImage:
         self.spec = spec = layer.spec
         self.bits = layer.format.bits
         self.widths = tuple(form.bits for form in layer.formats)
-        unit = arch.segment_bytes
-        self._router = aligned(head_bytes(spec), unit)
-        router = matrix_bytes(spec.router_rows, spec.input_blocks, ROUTER.bits, arch.columns)
-        self._rooms = [expert_room(spec, spec.inter_blocks, bits, arch) for bits in self.widths]
-        self._shared_room = expert_room(spec, spec.shared_blocks, self.bits, arch)
-        sizes = [room.size for room in self._rooms]
-        *self._experts, self._shared = accumulate(sizes, initial=self._router + aligned(router, unit))
-        self.size = self._shared + self._shared_room.size
+        self._layout = layout_of(spec, arch, self.bits, self.widths)
+        self.size = self._layout.size
 
     def descriptor(self) -> dict[str, int]:
         """All words of the layer descriptor by name."""
-        unit = self.arch.weight_unit
+        unit, layout = self.arch.weight_unit, self._layout
         words = self.layer.descriptor | {
             "magic": LAYER_MAGIC,
-            "router_address": self._router // unit,
-            "expert_down": self._rooms[0].quarter // unit,
+            "router_address": layout.router // unit,
+            "expert_down": layout.rooms[0].quarter // unit,
         }
         if self.spec.shared:
-            words |= {"shared_address": self._shared // unit, "shared_down": self._shared_room.quarter // unit}
+            words |= {"shared_address": layout.shared // unit, "shared_down": layout.shared_room.quarter // unit}
         return words
 
     def segments(self) -> Iterator[Segment]:
@@ -186,7 +221,8 @@ class LayerImage:
             words = LAYER.pack(self.descriptor())
         except ValueError as error:
             raise ImageError(f"the layer does not fit a descriptor: {error}") from error
-        head = np.zeros(self._router, np.uint8)
+        layout = self._layout
+        head = np.zeros(layout.router, np.uint8)
         head[: LAYER.size_bytes] = words.astype("<u4").view(np.uint8)
         tables = [self._entries().astype("<u4")]
         if self.layer.correction is not None:
@@ -196,15 +232,16 @@ class LayerImage:
             head[first : first + table.nbytes] = table.view(np.uint8)
         yield "descriptor", 0, head
         if self.layer.router is not None:
-            yield "router", self._router, matrix_segment(self.layer.router, self.arch)
+            yield "router", layout.router, matrix_segment(self.layer.router, self.arch)
         for index in self.layer.stored:
-            yield f"expert {index}", self._experts[index], self._expert(self.layer.expert(index), self._rooms[index])
+            room = layout.rooms[index]
+            yield f"expert {index}", layout.experts[index], self._expert(self.layer.expert(index), room)
         if self.layer.shared is not None:
-            yield "shared", self._shared, self._expert(self.layer.shared, self._shared_room)
+            yield "shared", layout.shared, self._expert(self.layer.shared, layout.shared_room)
 
     def _entries(self) -> np.ndarray:
         """The expert table."""
-        addresses = [address // self.arch.weight_unit for address in self._experts]
+        addresses = [address // self.arch.weight_unit for address in self._layout.experts]
         if max(addresses) >= 1 << ENTRY_ADDRESS_BITS:
             most = self.arch.weight_unit << ENTRY_ADDRESS_BITS
             raise ImageError(f"the layer's experts end beyond {most:,} bytes, the most that its table can say")

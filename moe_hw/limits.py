@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from moe_hw.arch import PLANES_PER_PASS, ROWS, SEGMENT_ALIGN, Arch, passes_of
 from moe_hw.errors import DeviceError
 from moe_hw.formats import ROUTER, LayerFormat
-from moe_hw.image import aligned, expert_room, head_bytes, matrix_bytes, quarter_bytes
+from moe_hw.image import expert_bytes, head_bytes, layout_of, quarter_bytes, router_bytes
 from moe_hw.registers import COMMAND, COMPLETION
 from moe_hw.spec import LayerSpec
 
@@ -37,7 +38,7 @@ class Footprint:
         """The footprint of a layer in these formats."""
         return cls(spec, arch, formats.format.bits, tuple(form.bits for form in formats.of(spec.router.experts)))
 
-    @property
+    @cached_property
     def widths(self) -> tuple[int, ...]:
         """Bits of each routed expert's codes."""
         return self.own_widths or (self.bits,) * self.spec.router.experts
@@ -128,8 +129,9 @@ class Footprint:
     def vector_cycles(self, tokens: int) -> int:
         """Cycles of the units that take one element at a time: routing, activation, combining."""
         router = self.spec.router_rows * (self.spec.router.top_k + 1)
-        elements = ROWS * (self.spec.hidden_blocks + self.spec.inter_blocks) * self.spec.router.top_k
-        shared = ROWS * (self.spec.hidden_blocks + self.spec.shared_blocks) if self.spec.shared else 0
+        times = 1 + self.spec.expert.softcapped  # gate and up come one after the other
+        elements = ROWS * (self.spec.hidden_blocks + times * self.spec.inter_blocks) * self.spec.router.top_k
+        shared = ROWS * (self.spec.hidden_blocks + times * self.spec.shared_blocks) if self.spec.shared else 0
         return tokens * (router + elements + shared)
 
     def widest(self, count: int) -> list[int]:
@@ -138,25 +140,15 @@ class Footprint:
 
     def weight_bytes(self, experts: Iterable[int]) -> int:
         """Bytes that a command reads of a layer's image if these routed experts have a token."""
-        spec = self.spec
-        routed = sum(self._expert_bytes(spec.inter_blocks, self.widths[expert]) for expert in experts)
-        router = matrix_bytes(spec.router_rows, spec.input_blocks, ROUTER.bits, self.columns)
-        return head_bytes(spec) + router + routed + self._expert_bytes(spec.shared_blocks, self.bits)
-
-    def _expert_bytes(self, inter_blocks: int, bits: int) -> int:
         spec, columns = self.spec, self.columns
-        gate_up = matrix_bytes(spec.first_matrices * ROWS * inter_blocks, spec.input_blocks, bits, columns)
-        return gate_up + matrix_bytes(ROWS * spec.hidden_blocks, inter_blocks, bits, columns)
+        routed = sum(expert_bytes(spec, spec.inter_blocks, self.widths[expert], columns) for expert in experts)
+        shared = expert_bytes(spec, spec.shared_blocks, self.bits, columns)
+        return head_bytes(spec) + router_bytes(spec, columns) + routed + shared
 
     @property
     def image_bytes(self) -> int:
         """Bytes of the layer's image, its padding included."""
-        spec, arch = self.spec, self.arch
-        router = matrix_bytes(spec.router_rows, spec.input_blocks, ROUTER.bits, self.columns)
-        rooms = [expert_room(spec, spec.inter_blocks, bits, arch) for bits in self.widths]
-        rooms.append(expert_room(spec, spec.shared_blocks, self.bits, arch))
-        head = aligned(head_bytes(spec), arch.segment_bytes) + aligned(router, arch.segment_bytes)
-        return head + sum(room.size for room in rooms)
+        return layout_of(self.spec, self.arch, self.bits, self.widths).size
 
     def input_bytes(self, tokens: int) -> int:
         """Bytes of an input record."""

@@ -31,7 +31,7 @@ from moe_hw.formats import (
     with_bias,
 )
 from moe_hw.layer import ExpertWeights, MoELayer
-from moe_hw.registers import NO_LIMIT
+from moe_hw.registers import NO_CAP, NO_LIMIT
 from moe_hw.spec import ACTIVATIONS, CORRECTIONS, SCORES, ExpertSpec, LayerSpec, blocks
 from moe_hw.tables import GATES, RELU
 
@@ -152,6 +152,7 @@ class CodedLayer(ABC):
             "square": int(expert.square),
             "elements": int(bool(self.format.values)),
             **limit_words("", expert, expert.limit),
+            **cap_words(expert),
             "gate_exponent": 8 + gate - routed.gate_up.shift,
             "up_exponent": 8 + up - routed.gate_up.shift,
             "up_shift": routed.gate_up.shift,
@@ -410,6 +411,15 @@ def limit_words(prefix: str, expert: ExpertSpec, limit: float | None) -> dict[st
         "up_lower_limit": None if limit is None else limit - offset,
     }
     return {f"{prefix}{name}": NO_LIMIT if value is None else _number(value) for name, value in limits.items()}
+
+
+def cap_words(expert: ExpertSpec) -> dict[str, int]:
+    """The descriptor's words for the softcaps of gate and up."""
+    words = {"softcap": int(expert.softcapped)}
+    for name, cap in (("gate_cap", expert.gate_softcap), ("up_cap", expert.up_softcap)):
+        words[name] = 0 if cap is None else _number(cap)
+        words[f"{name}_inverse"] = NO_CAP if cap is None else _number(1 / cap)
+    return words
 
 
 def _number(value: float) -> int:

@@ -103,15 +103,24 @@ def _in_groups(groups: GroupSpec, keys: torch.Tensor) -> torch.Tensor:
 def hidden_activations(
     spec: ExpertSpec, limit: float | None, gate: torch.Tensor, up: torch.Tensor | None
 ) -> torch.Tensor:
-    """The activation of a gate, with the limits; times up, if there is one."""
+    """The activation of a gate, with the limits and softcaps; times up, if there is one."""
     if limit is not None and spec.clamp == "before":
         gate = gate.clamp(max=limit)
+    factor = gate
     gate = ACTIVATIONS[spec.activation](gate)
+    if spec.gate_softcap is not None:
+        gate = gate * torch.where(factor == 0, 1.0, softcapped(factor, spec.gate_softcap) / factor)
     if limit is not None and spec.clamp == "after":
         gate = gate.clamp(max=limit)
     if up is None:
         return gate
-    return gate * ((up if limit is None else up.clamp(-limit, limit)) + spec.up_offset)
+    up = (up if limit is None else up.clamp(-limit, limit)) + spec.up_offset
+    return gate * softcapped(up, spec.up_softcap)
+
+
+def softcapped(value: torch.Tensor, cap: float | None) -> torch.Tensor:
+    """``cap * tanh(value / cap)``; the value itself if there is no cap."""
+    return value if cap is None else cap * torch.tanh(value / cap)
 
 
 def expert_output(spec: ExpertSpec, limit: float | None, weights: ExpertWeights, x: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LAYOUT_VERSION = 5
+LAYOUT_VERSION = 6
 """Version of the words below and of the memory image; part of the configuration hash."""
 
 DEVICE_MAGIC = 0x4D6F4548  # "HEoM" in memory: MoE hardware
@@ -22,8 +22,14 @@ LAYER_MAGIC = 0x4D6F454C
 ONE = (-15 & 0xFFF) << 16 | 1 << 15
 """The number one in the form of the descriptor's limits and scale."""
 
+ENTRY_ADDRESS_BITS = 28
+"""Of a word of the expert table: its lower bits are the expert's address, the others the bits of its codes."""
+
 NO_LIMIT = 2047 << 16 | 0xFFFF
 """Of the descriptor's limits, one that nothing reaches."""
+
+NO_CAP = 0x800 << 16
+"""Of the reciprocals of the descriptor's softcaps, zero: there is no cap."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +229,11 @@ LAYER = Record("layer", 64, (
     Word("shared_gate_limit", "As gate_limit, of the shared expert.", 28),
     Word("shared_up_limit", "As up_limit, of the shared expert.", 28),
     Word("shared_up_lower_limit", "As up_lower_limit, of the shared expert.", 28),
+    Word("softcap", "1: gate and up are capped as factors of the product.", 1),
+    Word("gate_cap", "The softcap of the gate: a mantissa of 16 bits, an exponent of 12.", 28),
+    Word("gate_cap_inverse", "Its reciprocal; 0: there is no cap.", 28),
+    Word("up_cap", "The softcap of up.", 28),
+    Word("up_cap_inverse", "Its reciprocal; 0: there is no cap.", 28),
     Word("elements", "1: the codes of all experts are E2M1 elements, of 4 bits; 0: two's complement.", 1),
     Word("shared_bits", "Bits of a code of the shared expert's matrices, at least 2.", 4),
     Word("router_bits", "Bits of a code of the router matrix.", 5),

@@ -10,7 +10,7 @@ import torch
 from torch.func import functional_call
 
 from moe_hw.errors import UnsupportedLayer
-from moe_hw.forms import activation_of, form_of, limits_of
+from moe_hw.forms import activation_of, form_of
 from moe_hw.layer import ExpertWeights
 from moe_hw.spec import ExpertSpec, SharedSpec
 
@@ -39,7 +39,7 @@ class SharedExpert:
         """
         if experts.limit is None and self.form.limit is not None:
             experts = dataclasses.replace(experts, clamp=self.form.clamp)
-        for axis in ("gated", "activation", "up_offset", "clamp"):
+        for axis in ("gated", "activation", "up_offset", "gate_softcap", "up_softcap", "clamp"):
             found, expected = getattr(self.form, axis), getattr(experts, axis)
             if found != expected and not (axis == "clamp" and self.form.limit is None):
                 raise UnsupportedLayer(f"shared.{axis}: expected {expected} as of the routed experts, got {found}")
@@ -73,7 +73,7 @@ def read_shared(module: Any) -> SharedExpert:
         return functional_call(module, matrices, torch.stack(inputs, -1))[..., 0]
 
     if GATE in weights or BOTH in weights:
-        form = form_of(evaluate, name, limits_of(module))
+        form = form_of(evaluate, name, module)
     else:
         form = ExpertSpec(1, activation_of(evaluate), gated=False)
     return SharedExpert(module, dataclasses.replace(form, intermediate=weights[DOWN].shape[1]))

@@ -160,6 +160,8 @@ class ExpertSpec:
         limit: of the gate from above, and of the magnitude of up; None without.
         clamp: whether the gate is limited ``before`` the activation or ``after`` it.
         up_offset: what is added to up after that.
+        gate_softcap: ``c`` if the activation is ``c * tanh(gate / c) * s(gate)``, not ``gate * s(gate)``; None without.
+        up_softcap: that of up.
     """
 
     intermediate: int
@@ -169,6 +171,8 @@ class ExpertSpec:
     limit: float | None = None
     clamp: str = "before"
     up_offset: float = 0.0
+    gate_softcap: float | None = None
+    up_softcap: float | None = None
 
     def __post_init__(self) -> None:
         _size("expert.intermediate", self.intermediate, ROWS * (_largest("inter_blocks") - self.bias))
@@ -182,6 +186,18 @@ class ExpertSpec:
             raise UnsupportedLayer(f"expert.up_offset: expected one below the limit, got {offset!r}; {_CANNOT}")
         if offset and not self.gated:
             raise UnsupportedLayer(f"expert.up_offset: expected 0 for two-layer experts, got {offset!r}; {_CANNOT}")
+        _limit("expert.gate_softcap", self.gate_softcap)
+        _limit("expert.up_softcap", self.up_softcap)
+        if self.softcapped:
+            _choice("expert.gated of experts with softcaps", self.gated, (True,))
+            _choice("expert.bias of experts with softcaps", self.bias, (False,))
+            _choice("expert.limit of experts with softcaps", self.limit, (None,))
+            _choice("expert.up_offset of experts with softcaps", offset, (0,))
+
+    @property
+    def softcapped(self) -> bool:
+        """Gate or up has a softcap."""
+        return self.gate_softcap is not None or self.up_softcap is not None
 
     @property
     def square(self) -> bool:
@@ -232,6 +248,8 @@ class LayerSpec:
         offset, limit = self.expert.up_offset, self.shared.limit if self.shared else None
         if limit is not None and abs(offset) >= limit:
             raise UnsupportedLayer(f"shared.limit: expected one above up's offset {offset!r}, got {limit!r}; {_CANNOT}")
+        if self.expert.softcapped:
+            _choice("shared.limit of experts with softcaps", limit, (None,))
         if self.shared and self.router.given:
             _choice("shared.gated", self.shared.gated, (False,))
 

@@ -98,8 +98,8 @@ class SyntheticLayer(CodedLayer):
             most = len(form.codes) // 2
             codes = form.codes[most + random.integers(-most, most, _POOL, code_type, endpoint=True)].astype(code_type)
             f = random.integers(0, _LARGEST_F, _POOL, np.uint8, endpoint=True)
-            frac = random.integers(0, 32, _POOL, np.uint8) >> 5 - fraction_bits(f) << 5 - fraction_bits(f)
-            pools[form.name] = codes, frac.astype(np.uint8), f
+            unit = 1 << 5 - fraction_bits(f)
+            pools[form.name] = codes, (random.integers(0, 32, _POOL, np.uint8) // unit * unit).astype(np.uint8), f
         return pools
 
     def _matrix(

@@ -28,6 +28,13 @@ GATE_VALUES = np.array(
 GATE_STEPS = np.diff(GATE_VALUES)
 """W of each activation, int64 ``[4, 512]``: ``V[i + 1] - V[i]``, how much a piece rises."""
 
+_CAP_POINTS = np.arange(1, 513) / 64
+CAP_FALLS = np.rint(2**16 * np.append(0.0, 1 - np.tanh(_CAP_POINTS) / _CAP_POINTS)).astype(np.int64)
+"""F of the softcap, int64 ``[513]``: ``round(2^16 * (1 - tanh(y) / y))`` at ``y = i / 64``."""
+
+CAP_STEPS = np.diff(CAP_FALLS)
+"""D of the softcap, int64 ``[512]``: ``F[i + 1] - F[i]``."""
+
 CURVE_PIECES = 4096
 """Pieces of all curves of the router's scores together."""
 

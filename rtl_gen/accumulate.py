@@ -188,7 +188,8 @@ class Accumulate(wiring.Component):
         m.d.comb += forward.eq(valid[6] & (tag[6].result.slot == tag[5].result.slot))
 
         width = Shape.cast(result_layout(arch)).width
-        m.submodules.fifo = fifo = SyncFIFOBuffered(width=width, depth=max(2, arch.slots))
+        # One more than there can be: its last place takes nothing in the cycle in which the first one is freed.
+        m.submodules.fifo = fifo = SyncFIFOBuffered(width=width, depth=arch.slots + 1)
         result = Signal(result_layout(arch))
         for name, _ in tag_layout(arch)["result"].shape:
             m.d.comb += result[name].eq(tag[6].result[name])

@@ -44,6 +44,7 @@ from rtl_gen.router import Router
 from rtl_gen.row import Row
 from rtl_gen.score import Score
 from rtl_gen.sequencer import Sequencer
+from rtl_gen.softcap import Softcap
 from rtl_gen.softmax import Softmax
 from rtl_gen.streamer import Streamer
 from rtl_gen.synthesis import ECP5, ULTRASCALE_PLUS, Resources, count, place_and_route
@@ -59,6 +60,7 @@ from rtl_gen.writer import Writer
 BLOCKS: dict[str, Callable[[Arch], wiring.Component]] = {
     "row": Row,
     "accumulate_column": AccumulateColumn,
+    "softcap": lambda arch: Softcap(),
     "post": Post,
     "requant": Requant,
     "logit_memory": LogitMemory,

@@ -10,7 +10,7 @@ from moe_hw.arch import ACC_BITS, Arch
 from rtl_gen import score
 from rtl_gen.arith import Pipeline, align, bit_length
 from rtl_gen.expert_tables import ENTRY_BITS
-from rtl_gen.score import LSE_BITS, SCORE_BITS, Function, Score
+from rtl_gen.score import SCORE_BITS, Score, logit_members
 from rtl_gen.types import expert_bits, layer_layout
 
 LATENCY = score.LATENCY + 3
@@ -36,10 +36,8 @@ class Keys(wiring.Component):
     -------
     layer : In(layer_layout())
         Stable while logits are under way.
-    valid, last, row, function, logit, peak, lse, shift : In
+    valid, last, choice, row, function, logit, peak, lse, shift : In
         As of ``Score``.
-    choice : In(1)
-        A mark that travels with the logit.
     expert : Out, correction : In(32, signed)
         Read port of the correction table; ``correction`` follows ``expert`` by one cycle.
     o_valid, o_last, o_choice, o_row : Out
@@ -55,15 +53,7 @@ class Keys(wiring.Component):
         super().__init__(
             {
                 "layer": In(layer_layout()),
-                "valid": In(1),
-                "last": In(1),
-                "choice": In(1),
-                "row": In(expert_bits(arch)),
-                "function": In(Function),
-                "logit": In(signed(ACC_BITS)),
-                "peak": In(signed(ACC_BITS)),
-                "lse": In(LSE_BITS),
-                "shift": In(7),
+                **logit_members(arch),
                 "expert": Out(expert_bits(arch)),
                 "correction": In(signed(ENTRY_BITS)),
                 "o_valid": Out(1),
@@ -79,7 +69,7 @@ class Keys(wiring.Component):
         m = Module()
         layer = self.layer
         m.submodules.score = unit = Score(self.arch)
-        for name in ("valid", "last", "choice", "row", "function", "logit", "peak", "lse", "shift"):
+        for name in logit_members(self.arch):
             m.d.comb += getattr(unit, name).eq(getattr(self, name))
         m.d.comb += self.expert.eq(unit.o_row)
 

@@ -81,7 +81,7 @@ class LayerCheck(wiring.Component):
 
         shape_ok = Mux(layer.shared_blocks == 0, ~layer.shared_gate, layer.shared_bits >= 2)
         shape_ok = shape_ok & Mux(layer.given_routes, ~layer.shared_gate, (layer.router_bits >= 2) & layer.scale[15])
-        shape_ok = shape_ok & (layer.activation <= RELU) & ~(layer.gated & layer.square)
+        shape_ok = shape_ok & (layer.activation <= RELU) & ~Mux(layer.gated, layer.square, layer.softcap)
         for size in (layer.hidden_blocks, layer.input_blocks, layer.inter_blocks, layer.experts):
             shape_ok = shape_ok & (size != 0)
         shape_ok = shape_ok & ~(layer.elements & (layer.shared_blocks != 0) & (layer.shared_bits != 4))

@@ -10,13 +10,15 @@ from amaranth.utils import exact_log2
 
 from moe_hw.arch import ACC_BITS, Arch
 from moe_hw.tables import GATE_STEPS, GATE_VALUES, RELU
+from rtl_gen import softcap
 from rtl_gen.arith import Pipeline, align16, bit_length, magnitude, round16
+from rtl_gen.softcap import Softcap
 from rtl_gen.types import hidden_values_layout, layer_layout, result_layout
 
 ONE = 1 << 16
 """One, as a value of ``s``."""
 
-LATENCY = 19
+LATENCY = 14 + softcap.LATENCY
 """Cycles from a result to its first activation."""
 
 
@@ -43,7 +45,7 @@ class Post(wiring.Component):
         The layer at work, stable while there are results.
     values : Out(stream of hidden_values_layout(arch))
         ``columns / 2`` activations for each result, or ``columns``, in order. Latency: ``LATENCY``; throughput:
-        ``lanes`` a cycle.
+        ``lanes`` a cycle, or half of that with softcaps, whose first one comes a cycle later.
     """
 
     def __init__(self, arch: Arch):
@@ -64,7 +66,7 @@ class Post(wiring.Component):
         for lane, p in enumerate(self._arguments(m, enable)):
             self._normalise(p)
             self._limit(p)
-            self._gate_factor(m, p, enable, lane)
+            self._factors(m, p, enable, lane)
             self._multiply(p)
             value = out.values[lane]
             m.d.comb += [value.sign.eq(p.negative), value.mantissa.eq(p.mantissa), value.exponent.eq(p.exponent)]
@@ -82,7 +84,8 @@ class Post(wiring.Component):
     def _arguments(self, m: Module, enable: Signal) -> list[Pipeline]:
         """Holds a result and shifts it out, two accumulators for each lane at a time.
 
-        They are a gate and an up, or two gates: a step of a two-layer expert takes two cycles.
+        They are a gate and an up, or two gates: a step of a two-layer expert takes two cycles. So does one with
+        softcaps: gate and up come twice, the first time for the gate to be capped, the second time for the up.
         """
         lanes = self.arch.lanes
         steps = self.arch.columns // 2 // lanes
@@ -93,7 +96,7 @@ class Post(wiring.Component):
         upper = Signal()  # the second cycle of a step
         end_of_step, last = Signal(), Signal()
         m.d.comb += [
-            end_of_step.eq(layer.gated | upper),
+            end_of_step.eq((layer.gated & ~layer.softcap) | upper),
             last.eq((step == steps - 1) & end_of_step),
             self.results.ready.eq(~held | (enable & last)),
         ]
@@ -117,6 +120,7 @@ class Post(wiring.Component):
                     "last": word.last & last,
                 }
             p.stage(
+                upper=upper,
                 shared=word.shared,
                 gate=Mux(layer.gated, word.acc[2 * lane], Mux(upper, word.acc[lanes + lane], word.acc[lane])),
                 up=word.acc[2 * lane + 1],
@@ -173,20 +177,23 @@ class Post(wiring.Component):
             up_negative=None,
         )
 
-    def _gate_factor(self, m: Module, p: Pipeline, enable: Signal, lane: int) -> None:
-        """``s`` of the gate, and meanwhile gate times up."""
+    def _factors(self, m: Module, p: Pipeline, enable: Signal, lane: int) -> None:
+        """``s`` of the gate, and meanwhile the softcaps; then gate times up."""
+        m.submodules[f"softcap_{lane}"] = cap = Softcap()
+        m.d.comb += [
+            cap.layer.eq(self.layer),
+            cap.enable.eq(enable),
+            cap.of_up.eq(p.upper),
+            cap.mantissa.eq(Mux(p.upper, p.up, p.gate)),
+            cap.exponent.eq(Mux(p.upper, p.up_exponent, p.gate_exponent)),
+        ]
         # The argument is `4 * mantissa >> back`. A `back` below 0 is beyond the table; 18 and more leave 0.
         back = -p.gate_exponent - 12
         p.stage(
-            product=p.gate * p.up,
-            exponent=p.gate_exponent + p.up_exponent,
             beyond=(p.gate_exponent > -12) | (self.layer.activation == RELU),
             back=Mux(back > 31, 31, back)[:5],
-            up=None,
-            up_exponent=None,
-            gate_exponent=None,
         )
-        p.stage(z=((p.gate << 2) >> p.back)[:18], gate=None, back=None)
+        p.stage(z=((p.gate << 2) >> p.back)[:18], back=None)
 
         pieces = [
             {"value": int(value), "rise": int(rise)}
@@ -203,6 +210,25 @@ class Post(wiring.Component):
         p.stage(factor=(ONE // 2 + p.value + ((p.step + 256) >> 9))[:17], step=None, value=None)
         positive = Mux(p.beyond, Const(ONE, 17), p.factor)
         p.stage(factor=Mux(p.gate_negative, ONE - positive, positive)[:17], gate_negative=None, beyond=None)
+        for _ in range(softcap.LATENCY - 7):
+            p.stage()
+
+        # The capped gate came in the cycle before the capped up.
+        capped_gate = Pipeline(m, 1, enable)
+        capped_gate.stage(mantissa=cap.o_mantissa, exponent=cap.o_exponent)
+        capped = self.layer.softcap
+        p.stage(
+            valid=p.valid & (p.upper | ~capped),
+            gate=Mux(capped, capped_gate.mantissa, p.gate),
+            up=Mux(capped, cap.o_mantissa, p.up),
+            exponent=Mux(
+                capped, capped_gate.exponent + cap.o_exponent, p.gate_exponent + p.up_exponent
+            ),
+            upper=None,
+            gate_exponent=None,
+            up_exponent=None,
+        )
+        p.stage(product=p.gate * p.up, gate=None, up=None)
 
     def _multiply(self, p: Pipeline) -> None:
         """The product of gate and up, normalised, times ``s``, normalised."""

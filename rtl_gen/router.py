@@ -106,7 +106,7 @@ class Router(wiring.Component):
         m.d.comb += [
             memory.slot.eq(slot),
             memory.tokens.eq(layer.tokens),
-            keys.valid.eq(Mux(softmax.asking, 1, memory.o_valid & ~peaking)),
+            keys.valid.eq(softmax.asking | (memory.o_valid & ~peaking)),
             keys.last.eq(memory.o_last),
             keys.choice.eq(of_choices),
             keys.row.eq(memory.o_row),

@@ -54,6 +54,21 @@ def piece_layout() -> data.StructLayout:
     return data.StructLayout({"value": 31, "slope": 18, "bend": signed(13), "fine": 2})
 
 
+def logit_members(arch: Arch) -> dict[str, wiring.Member]:
+    """A logit and what is to be made of it; see :class:`Score`."""
+    return {
+        "valid": In(1),
+        "last": In(1),
+        "choice": In(1),
+        "row": In(expert_bits(arch)),
+        "function": In(Function),
+        "logit": In(signed(ACC_BITS)),
+        "peak": In(signed(ACC_BITS)),
+        "lse": In(LSE_BITS),
+        "shift": In(7),
+    }
+
+
 class Score(wiring.Component):
     """Functions of accumulators, as in section 4 of ``docs/numerics.md``.
 
@@ -89,15 +104,7 @@ class Score(wiring.Component):
     def __init__(self, arch: Arch):
         super().__init__(
             {
-                "valid": In(1),
-                "last": In(1),
-                "choice": In(1),
-                "row": In(expert_bits(arch)),
-                "function": In(Function),
-                "logit": In(signed(ACC_BITS)),
-                "peak": In(signed(ACC_BITS)),
-                "lse": In(LSE_BITS),
-                "shift": In(7),
+                **logit_members(arch),
                 "o_valid": Out(1),
                 "o_last": Out(1),
                 "o_choice": Out(1),

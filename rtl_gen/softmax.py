@@ -9,6 +9,7 @@ from amaranth.utils import bits_for
 
 from moe_hw.arch import ACC_BITS, Arch
 from moe_hw.tables import LN_2
+from rtl_gen.groups import LOWEST
 from rtl_gen.score import LSE_BITS, ONE, SCORE_BITS
 
 UNIT = ONE.bit_length() - 1
@@ -77,7 +78,7 @@ class Softmax(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         with m.If(self.start):
-            m.d.sync += self.peak.eq(-(1 << ACC_BITS - 1))
+            m.d.sync += self.peak.eq(LOWEST)
         with m.Elif(self.logit_valid & (self.logit > self.peak)):
             m.d.sync += self.peak.eq(self.logit)
 

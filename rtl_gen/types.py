@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, exact_log2
 
 from moe_hw.arch import ACC_BITS, EXP_BITS, ROWS, SEGMENT_ALIGN, Arch
-from moe_hw.registers import COMMAND, LAYER
+from moe_hw.registers import COMMAND, ENTRY_ADDRESS_BITS, LAYER
 
 BITS = 5
 """Bits of the number of bits of a code."""
@@ -140,7 +140,7 @@ def segment_layout(arch: Arch) -> data.StructLayout:
 
 def table_layout() -> data.StructLayout:
     """An expert's entry of the expert table: where it lies from the layer descriptor on, and the bits of its codes."""
-    return data.StructLayout({"address": unsigned(28), "bits": unsigned(4)})
+    return data.StructLayout({"address": unsigned(ENTRY_ADDRESS_BITS), "bits": unsigned(32 - ENTRY_ADDRESS_BITS)})
 
 
 def fetch_layout(arch: Arch) -> data.StructLayout:

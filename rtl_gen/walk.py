@@ -255,9 +255,10 @@ class Walk(wiring.Component):
             with m.State("ROUTES"):
                 m.d.comb += self.expert.eq(0)
                 m.d.sync += expert.eq(0)
-                with m.If(routed), m.If(self.table_loaded):
+                more_ahead = may_run_ahead & ~layer.given_routes & (ahead != layer.experts)
+                with m.If(routed & self.table_loaded):
                     m.next = "LOOK"
-                with m.Elif(may_run_ahead & ~layer.given_routes & (ahead != layer.experts) & free & ahead_known):
+                with m.Elif(~routed & more_ahead & free & ahead_known):
                     m.d.comb += run_ahead.eq(1)
                     m.d.sync += [
                         self.segments.valid.eq(1),

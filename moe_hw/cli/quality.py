@@ -81,7 +81,7 @@ def _parsed(text: str) -> tuple[str, str]:
     """Format and scales.
 
     Raises:
-        UsageError: one of them is unknown.
+        UsageError: there is no such choice of scales.
     """
     from moe_hw.formats import SCALES
 

@@ -1,4 +1,4 @@
-"""Activation functions and re-quantising to blocks, twin of ``rtl_gen/post.py`` and ``rtl_gen/requant.py``."""
+"""Activation functions and re-quantising to blocks, twin of ``rtl_gen/post.py``, ``softcap.py`` and ``requant.py``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from moe_hw.arch import EXP_BITS, EXP_MIN, EXP_ZERO, ROWS
-from moe_hw.registers import NO_LIMIT
-from moe_hw.tables import GATE_STEPS, GATE_VALUES, RELU
+from moe_hw.registers import NO_CAP, NO_LIMIT
+from moe_hw.tables import CAP_FALLS, CAP_STEPS, GATE_STEPS, GATE_VALUES, RELU
 from moe_hw.twins.arith import MAX_SHIFT, norm16, rshift
 
 Float = tuple[np.ndarray, np.ndarray]
@@ -25,6 +25,11 @@ class Form(NamedTuple):
     gate_limit: int = NO_LIMIT
     up_limit: int = NO_LIMIT
     up_lower_limit: int = NO_LIMIT
+    softcap: int = 0
+    gate_cap: int = 0
+    gate_cap_inverse: int = NO_CAP
+    up_cap: int = 0
+    up_cap_inverse: int = NO_CAP
 
 
 def gate_factor(activation: int, mantissa: ArrayLike, exponent: ArrayLike) -> np.ndarray:
@@ -40,13 +45,33 @@ def gate_factor(activation: int, mantissa: ArrayLike, exponent: ArrayLike) -> np
     return np.where(beyond, 1 << 16, value)
 
 
+def number(word: int) -> tuple[int, int]:
+    """Mantissa and exponent of a number of the layer descriptor."""
+    exponent = word >> 16 & (1 << EXP_BITS) - 1
+    return word & 0xFFFF, exponent - (exponent >> EXP_BITS - 1 << EXP_BITS)
+
+
 def limited(value: Float, word: int, applies: np.ndarray) -> Float:
     """Magnitudes of at most the limit of a descriptor's word, where it applies."""
     mantissa, exponent = value
-    most = word & 0xFFFF
-    most_exponent = (word >> 16 & (1 << EXP_BITS) - 1 ^ 1 << EXP_BITS - 1) - (1 << EXP_BITS - 1)
+    most, most_exponent = number(word)
     beyond = applies & ((exponent > most_exponent) | ((exponent == most_exponent) & (mantissa > most)))
     return np.where(beyond, most, mantissa), np.where(beyond, most_exponent, exponent)
+
+
+def softcapped(value: Float, cap: int, inverse: int) -> Float:
+    """Magnitudes ``c * tanh(x / c)`` of words that hold ``c`` and ``1 / c``."""
+    mantissa, exponent = value
+    inverse_mantissa, inverse_exponent = number(inverse)
+    right = -(exponent + inverse_exponent + 27)
+    z = (mantissa * inverse_mantissa >> 12) >> np.clip(right, 0, 31)
+    beyond = (right < 0) | (z >= 1 << 18)
+    z = np.where(beyond, 0, z)
+    index, rest = z >> 9, z & 511
+    t = (1 << 16) - CAP_FALLS[index] - ((CAP_STEPS[index] * rest + 256) >> 9)
+    capped, capped_exponent = norm16(mantissa * t, exponent - 16)
+    most, most_exponent = number(cap)
+    return np.where(beyond, most, capped), np.where(beyond, most_exponent, capped_exponent)
 
 
 def activate(
@@ -67,6 +92,9 @@ def activate(
         up = gate if form.square else (np.full_like(g, 1 << 15), np.full_like(g, -15))
     s = gate_factor(form.activation, *gate)
     s = np.where(g < 0, (1 << 16) - s, s)
+    if form.softcap:
+        gate = softcapped(gate, form.gate_cap, form.gate_cap_inverse)
+        up = softcapped(up, form.up_cap, form.up_cap_inverse)
     product, exponent = norm16(gate[0] * up[0], gate[1] + up[1])
     mantissa, exponent = norm16(product * s, exponent - 16)
     return ((g < 0) ^ (u < 0)).astype(np.int64), mantissa, exponent

@@ -176,7 +176,7 @@ def route(acc: ArrayLike, a: ArrayLike, rules: Rules, table: ArrayLike = 0) -> R
     acc, a = np.asarray(acc, np.int64), np.asarray(a, np.int64)[:, None]
     logits = acc[:, : rules.experts]
     peak, lse = logits.max(axis=1, keepdims=True), np.zeros(a.shape, np.int64)
-    if not rules.normalise or rules.correction:
+    if SCORES[rules.score] == "softmax" and (not rules.normalise or rules.correction):
         lse = log_sum(exponential(peak - logits, a))
     q = scores(logits, a, rules, peak, lse)
     key = keys(logits, a, rules, q, np.asarray(table, np.int64))

@@ -16,8 +16,8 @@ from host.handle import Handle, place
 from host.transports.sim import SimTransport
 from moe_hw.arch import Arch
 from moe_hw.errors import DeviceError, DeviceTimeout
-from moe_hw.formats import FORMATS, ROUTER
-from moe_hw.image import aligned, head_bytes, matrix_bytes, table_bytes
+from moe_hw.formats import FORMATS
+from moe_hw.image import aligned, expert_bytes, head_bytes, router_bytes, table_bytes
 from moe_hw.layer import ExpertWeights, MoELayer, random_layer
 from moe_hw.registers import COMMAND, COMPLETION, LAYER
 from moe_hw.result import Result
@@ -69,22 +69,16 @@ LAYERS = (
 )
 
 
-def expert_bytes(spec: LayerSpec, inter_blocks: int, bits: int, arch: Arch) -> int:
-    """Of both matrices."""
-    gate_up = matrix_bytes(32 * spec.first_matrices * inter_blocks, spec.input_blocks, bits, arch.columns)
-    return gate_up + matrix_bytes(32 * spec.hidden_blocks, inter_blocks, bits, arch.columns)
-
-
 def moved_bytes(handle: Handle, arch: Arch, result: Result) -> int:
     """Bytes of a single batch: each job streams its matrix and gathers its vectors in lines of 64 bytes."""
     shape, count, line = handle.spec, len(result.experts), 64
     slots, shared = handle.footprint.slots(), shape.shared is not None
-    router = matrix_bytes(shape.router_rows, shape.input_blocks, ROUTER.bits, arch.columns)
     chosen = result.experts[result.experts >= 0]
     jobs = -(-count // slots)
-    weights = jobs * (router + expert_bytes(shape, shape.shared_blocks, handle.footprint.bits, arch))
+    shared_bytes = expert_bytes(shape, shape.shared_blocks, handle.footprint.bits, arch.columns)
+    weights = jobs * (router_bytes(shape, arch.columns) + shared_bytes)
     for choices, bits in zip(chosen.bincount(), handle.footprint.widths, strict=False):
-        weights += -(-int(choices) // slots) * expert_bytes(shape, shape.inter_blocks, bits, arch)
+        weights += -(-int(choices) // slots) * expert_bytes(shape, shape.inter_blocks, bits, arch.columns)
     choices = len(chosen)
     inputs = line * shape.input_blocks * (2 * count * (not shape.router.given) + choices + count * shared)
     hidden = line * (choices * shape.inter_blocks + count * shape.shared_blocks)

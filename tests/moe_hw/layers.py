@@ -23,6 +23,12 @@ SPECS = {
         64, RouterSpec(5, 3), ExpertSpec(45, limit=0.5, clamp="after"), SharedSpec(31, gated=True, limit=2.0)
     ),
     "gelu_tanh": LayerSpec(31, RouterSpec(2, 2), ExpertSpec(32, "gelu_tanh", up_offset=1.0), SharedSpec(5, gated=True)),
+    "softcaps": LayerSpec(
+        40,
+        RouterSpec(5, 2, "sigmoid", correction="score"),
+        ExpertSpec(33, gate_softcap=0.5, up_softcap=2.5),
+        SharedSpec(7, gated=False),
+    ),
     "sigmoids": LayerSpec(33, RouterSpec(5, 2, "sigmoid", normalise=False), ExpertSpec(31), SharedSpec(7, gated=True)),
     "shares of sigmoids": LayerSpec(40, RouterSpec(6, 3, "sigmoid", epsilon=1e-3, bias=True), ExpertSpec(24)),
     "corrected softmax": LayerSpec(40, RouterSpec(9, 3, correction="score", scale=1.5), ExpertSpec(24)),
@@ -45,7 +51,7 @@ SPECS = {
     "blocks": LayerSpec(128, RouterSpec(16, 4, normalise=False), ExpertSpec(96), SharedSpec(160, gated=True)),
 }
 """Sizes 1, 2, odd, around a block and whole blocks; every combination of the shared expert and of normalising; forms of
-experts: activations, two layers, biases, limits; routers with every score, corrections and groups."""
+experts: activations, two layers, biases, limits, softcaps; routers with every score, corrections and groups."""
 
 
 @st.composite
@@ -81,18 +87,23 @@ def layer_specs(draw: st.DrawFn, sizes: st.SearchStrategy[int], most_experts: in
     limits = st.none() | st.sampled_from([0.3, 1.0, 7.0])
     limit = draw(limits)
     offset = draw(st.sampled_from([0.0, 1.0])) if gated and (limit is None or limit > 1) else 0.0
+    bias = draw(st.booleans())
+    plain = not gated or bias or limit is not None or offset != 0
+    caps = st.none() if plain else st.none() | st.sampled_from([0.5, 4.0, 25.0])
     expert = ExpertSpec(
         draw(sizes),
         draw(st.sampled_from(GATED if gated else (*GATED, "relu2"))),
         gated,
-        bias=draw(st.booleans()),
+        bias=bias,
         limit=limit,
         clamp=draw(st.sampled_from(["before", "after"])),
         up_offset=offset,
+        gate_softcap=draw(caps),
+        up_softcap=draw(caps),
     )
     gates = st.just(False) if given else st.booleans()
-    shared_limits = st.none() | st.sampled_from([7.0] if offset else [0.3, 1.0, 7.0])
-    shared = draw(st.none() | st.builds(SharedSpec, sizes, gated=gates, limit=shared_limits))
+    values = [None] if expert.softcapped else [None, 7.0] if offset else [None, 0.3, 1.0, 7.0]
+    shared = draw(st.none() | st.builds(SharedSpec, sizes, gated=gates, limit=st.sampled_from(values)))
     return LayerSpec(draw(sizes), router, expert, shared)
 
 

@@ -25,7 +25,7 @@ def refusal(arch: Arch, layer: Mapping[str, int], cut: Mapping[str, int]) -> Sta
     shape_ok = shape_ok and (not layer["shared_gate"] if given else layer["router_bits"] >= 2)
     shape_ok = shape_ok and (given or layer["scale"] >> 15 & 1)
     shape_ok = shape_ok and layer["activation"] <= RELU
-    shape_ok = shape_ok and not (layer["gated"] and layer["square"])
+    shape_ok = shape_ok and not (layer["square"] if layer["gated"] else layer.get("softcap"))
     shape_ok = shape_ok and (given or not layer.get("normalise") or layer.get("epsilon"))
     shape_ok = shape_ok and layer.get("score", 0) < len(SCORES) - 1 and layer.get("correction", 0) < 3
     shape_ok = shape_ok and (layer.get("score") or layer.get("correction") != 2)

@@ -139,6 +139,8 @@ def test_forms() -> None:
     assert (forms["nemotron_h"].activation, forms["nemotron_h"].gated) == ("relu2", False)
     after = site_of("step3p7", swiglu_limits=[7.0, 7.0]).spec.expert
     assert (after.limit, after.clamp) == (7.0, "after")
+    capped = site_of("inkling2", mlp_up_softcap=3.0).spec.expert
+    assert (capped.activation, capped.gate_softcap, capped.up_softcap) == ("silu", 4.0, 3.0)
 
 
 @pytest.mark.parametrize("limit", [0.5, 1.5])

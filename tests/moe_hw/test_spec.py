@@ -71,6 +71,27 @@ def test_json_round_trip(name: str) -> None:
         (lambda: ExpertSpec(8, limit=0.0), "expert.limit: expected None or a number from 2^-20 to 2^20, got 0.0"),
         (lambda: ExpertSpec(8, up_offset=1.0, limit=0.5), "expert.up_offset: expected one below the limit, got 1.0"),
         (lambda: ExpertSpec(8, gated=False, up_offset=1), "expert.up_offset: expected 0 for two-layer experts, got 1"),
+        (lambda: ExpertSpec(8, up_softcap=0), "expert.up_softcap: expected None or a number from 2^-20 to 2^20, got 0"),
+        (
+            lambda: ExpertSpec(8, gated=False, gate_softcap=4.0),
+            "expert.gated of experts with softcaps: expected True, got False",
+        ),
+        (
+            lambda: ExpertSpec(8, bias=True, gate_softcap=4.0),
+            "expert.bias of experts with softcaps: expected False, got True",
+        ),
+        (
+            lambda: ExpertSpec(8, limit=1.0, up_softcap=4.0),
+            "expert.limit of experts with softcaps: expected None, got 1.0",
+        ),
+        (
+            lambda: ExpertSpec(8, up_offset=1.0, up_softcap=4.0),
+            "expert.up_offset of experts with softcaps: expected 0, got 1.0",
+        ),
+        (
+            lambda: LayerSpec(8, RouterSpec(2, 1), ExpertSpec(8, up_softcap=4.0), SharedSpec(8, False, limit=1.0)),
+            "shared.limit of experts with softcaps: expected None, got 1.0",
+        ),
         (lambda: ExpertSpec(8, clamp="within"), "expert.clamp: expected before or after, got within"),
         (lambda: ExpertSpec(1.5), "expert.intermediate: expected 1 to 32736, got 1.5"),
         (lambda: SharedSpec(0, True), "shared.intermediate: expected 1 to 32736, got 0"),

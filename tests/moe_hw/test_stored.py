@@ -14,6 +14,7 @@ from moe_hw.errors import ImageError, SetupError, UsageError
 from moe_hw.image import LayerImage
 from moe_hw.layer import random_layer
 from moe_hw.quantised import QuantisedLayer
+from moe_hw.registers import LAYOUT_VERSION
 from moe_hw.stored import open_image, write_image
 from tests.moe_hw.layers import SPECS
 
@@ -103,7 +104,7 @@ def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
         (lambda path: (path / "manifest.json").write_text('{"layers": '), "expected a manifest, got JSONDecodeError"),
         (lambda path: (path / "manifest.json").write_text("[]"), "expected a manifest, got TypeError"),
         (lambda path: (path / "manifest.json").write_bytes(b"\xff\xfe"), "expected a manifest, got UnicodeDecodeError"),
-        (edit(lambda m: m.update(layout_version=99)), "expected layout version 5, got 99; pack the model again"),
+        (edit(lambda m: m.update(layout_version=99)), f"expected layout version {LAYOUT_VERSION}, got 99; pack the"),
         (edit(lambda m: m.pop("arch")), "expected a manifest, got KeyError"),
         (edit(lambda m: m["arch"].update(columns=8)), "expected configuration hash .* of its sizes, got"),
         (edit(lambda m: m["layers"][0].update(weight_format="int7")), "expected a manifest, got UsageError"),

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from moe_hw.formats import EXP_ZERO
-from moe_hw.quantised import limit_words
+from moe_hw.quantised import cap_words, limit_words
 from moe_hw.reference import hidden_activations
+from moe_hw.registers import NO_CAP
 from moe_hw.spec import ACTIVATIONS, ExpertSpec
 from moe_hw.tables import GATES, RELU
 from moe_hw.twins.arith import EXP_MIN, norm16
-from moe_hw.twins.post import Form, activate, gate_factor, requantise
+from moe_hw.twins.post import Form, activate, gate_factor, requantise, softcapped
 
 accumulators = st.integers(-(1 << 47), (1 << 47) - 1)
 exponents = st.integers(-600, 400)
@@ -42,6 +43,9 @@ SPECS = [
     ExpertSpec(1, "silu", limit=0.7, clamp="after"),
     ExpertSpec(1, "relu2", gated=False, limit=0.7),
     ExpertSpec(1, "quick_gelu", limit=7.0, up_offset=1.0),
+    ExpertSpec(1, "silu", gate_softcap=4.0, up_softcap=25.0),
+    ExpertSpec(1, "gelu", gate_softcap=0.3),
+    ExpertSpec(1, "relu", up_softcap=2.0),
 ]
 
 
@@ -52,13 +56,33 @@ def test_activations(spec: ExpertSpec, g: int, u: int, a_g: int, a_u: int) -> No
     """Against the float reference. The offset of up is a bias, so it is in the accumulator already."""
     limits = limit_words("", spec, spec.limit)
     number = RELU if spec.square else ACTIVATIONS.index(spec.activation)
-    form = Form(number, int(spec.gated), int(spec.square), **limits)
+    form = Form(number, int(spec.gated), int(spec.square), **limits, **cap_words(spec))
     sign, mantissa, exponent = (int(part) for part in activate(g, u, a_g, a_u, form))
     gate, up = (torch.tensor(value, dtype=torch.float64) for value in (g * 2.0**a_g, u * 2.0**a_u - spec.up_offset))
     expected = float(hidden_activations(spec, spec.limit, gate, up if spec.gated else None))
     value = (-1) ** sign * mantissa * 2.0**exponent
     most = abs(float(gate) * (float(up) + spec.up_offset if spec.gated else float(gate) if spec.square else 1))
+    # A cap is within 5e-5 of its argument, too, and a factor of s.
+    most *= 1 + (spec.gate_softcap is not None) + (spec.up_softcap is not None)
     assert value == pytest.approx(expected, rel=1e-4, abs=most * 6e-5 + abs(float(gate)) * 1e-15)
+
+
+@given(
+    cap=st.floats(2.0**-20, 2.0**20),
+    mantissa=st.integers(1 << 15, (1 << 16) - 1),
+    exponent=st.integers(-45, 12),
+    in_caps=st.booleans(),
+)
+def test_softcaps(cap: float, mantissa: int, exponent: int, in_caps: bool) -> None:
+    """Within the bound of ``docs/numerics.md`` on ``t``, and within the rounding of both mantissas."""
+    if in_caps:
+        exponent += round(np.log2(cap))
+    words = cap_words(ExpertSpec(1, gate_softcap=cap))
+    found = softcapped((mantissa, exponent), words["gate_cap"], words["gate_cap_inverse"])
+    value, x = float(found[0]) * 2.0 ** float(found[1]), mantissa * 2.0**exponent
+    assert value == pytest.approx(cap * np.tanh(x / cap), abs=min(x, 8 * cap) * 5e-5, rel=2.0**-15)
+    assert value <= x
+    assert softcapped((mantissa, exponent), 0, NO_CAP) == (mantissa, exponent)
 
 
 @given(g=accumulators, u=accumulators, a_g=exponents, a_u=exponents)

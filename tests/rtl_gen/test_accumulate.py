@@ -116,6 +116,6 @@ async def reset_in_flight(dut):
     await run(dut, arch, (2, 3, arch.slots), streams.always, streams.always)
 
 
-@pytest.mark.parametrize("slots", [1, 8])
+@pytest.mark.parametrize("slots", [1, 2, 8])
 def test_accumulate(slots: int) -> None:
     run_bench(Accumulate(sizes(slots)), __name__, slots=slots)

@@ -76,6 +76,7 @@ def random_case(arch: Arch) -> tuple[int, dict[str, int], dict[str, int]]:
         "activation": random.choice([*range(5)] * 4 + [5, 6, 7]),
         "gated": random.randrange(2),
         "square": random.choice([0, 0, 0, 1]),
+        "softcap": random.choice([0, 0, 0, 1]),
         "normalise": random.randrange(2),
         "score": random.choice([0, 1, 2] * 10 + [3]),
         "correction": random.choice([0, 1, 2] * 10 + [3]),

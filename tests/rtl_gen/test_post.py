@@ -12,7 +12,9 @@ from cocotb.triggers import ClockCycles, RisingEdge
 from cocotb.utils import get_sim_time
 
 from moe_hw.arch import Arch
+from moe_hw.quantised import cap_words
 from moe_hw.registers import NO_LIMIT
+from moe_hw.spec import ExpertSpec
 from moe_hw.twins.post import Form, activate
 from rtl_gen.post import LATENCY, Post
 from rtl_gen.types import Kind, hidden_values_layout, layer_layout, result_layout
@@ -36,8 +38,9 @@ def bench_arch() -> Arch:
 
 
 PREFIXES = ("", "shared_")
-FORMS = [(1, 0), (0, 0), (0, 1)]
-"""Gated and square."""
+FORMS = [(1, 0, 0), (0, 0, 0), (0, 1, 0), (1, 0, 1)]
+"""Gated, square and softcap."""
+CAPS = ("gate_cap", "gate_cap_inverse", "up_cap", "up_cap_inverse")
 
 
 def random_limit() -> int:
@@ -50,13 +53,16 @@ def random_layer(**given: int) -> dict[str, int]:
     # Accumulators have up to 47 bits: exponents around -40 put the gates around the tables' range.
     exponents = ("gate_exponent", "up_exponent")
     limits = ("gate_limit", "up_limit", "up_lower_limit")
-    gated, square = random.choice(FORMS)
+    gated, square, softcap = random.choice(FORMS)
+    caps = [random.choice([None, 4.0, 25.0, random.uniform(0.1, 50)]) for _ in range(2)]
     return {
         **{prefix + name: random.randint(-60, -20) for prefix in PREFIXES for name in exponents},
         **{prefix + name: random_limit() for prefix in PREFIXES for name in limits},
         "activation": random.randrange(5),
         "gated": gated,
         "square": square,
+        **cap_words(ExpertSpec(1, gate_softcap=caps[0], up_softcap=caps[1])),
+        "softcap": softcap,
         **given,
     }
 
@@ -101,6 +107,7 @@ def expected(arch: Arch, layer: dict[str, int], results: list[dict[str, Any]]) -
         form = Form(
             *(layer.get(name, 0) for name in ("activation", "gated", "square")),
             *(layer[f"{prefix}{name}"] for name in ("gate_limit", "up_limit", "up_lower_limit")),
+            *((layer[name] for name in ("softcap", *CAPS)) if layer.get("softcap") else ()),
         )
         columns = 1 + form.gated  # of a neuron
         neurons = arch.columns // columns
@@ -174,12 +181,12 @@ async def far_exponents(dut: Any) -> None:
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def as_many_values_a_cycle_as_lanes(dut: Any) -> None:
     await start(dut)
-    for gated in (0, 1):
+    for gated, softcap in ((0, 0), (1, 0), (1, 1)):
         results = [random_result(bench_arch()) for _ in range(20)]
         await RisingEdge(dut.clk)
         begin = get_sim_time("ns")
-        await check(dut, random_layer(gated=gated, square=0), results, "always", "always")
-        values = 20 * bench_arch().columns // (1 + gated)
+        await check(dut, random_layer(gated=gated, square=0, softcap=softcap), results, "always", "always")
+        values = 20 * bench_arch().columns // (1 + gated - softcap)
         cycles = round((get_sim_time("ns") - begin) / 10)
         assert cycles == LATENCY + values // bench_arch().lanes
 
@@ -192,9 +199,9 @@ async def at_the_limits(dut: Any) -> None:
     limits = [random.randint(1 << 15, 0xFFFE) for _ in range(3)]
     names = ("gate_limit", "up_limit", "up_lower_limit")
     words = {name: (-14 & 0xFFF) << 16 | limit for name, limit in zip(names, limits, strict=True)}
-    for activation, (gated, square) in itertools.product((0, 4), FORMS):
-        layer = unlimited(gate_exponent=-14, up_exponent=-14, activation=activation) | words
-        layer |= {"gated": gated, "square": square}
+    for activation, (gated, square, softcap) in itertools.product((0, 4), FORMS):
+        layer = random_layer(activation=activation) | unlimited(gate_exponent=-14, up_exponent=-14) | words
+        layer |= {"gated": gated, "square": square, "softcap": softcap}
         values = [sign * (limit + step) for limit in limits for step in (-1, 0, 1) for sign in (-1, 1)]
         results = [
             random_result(arch, shared=0, base_exponent=0, acc=random.choices(values, k=arch.columns))
