@@ -16,6 +16,7 @@ from moe_hw.arch import Arch
 from moe_hw.errors import DeviceError, ImageError
 from moe_hw.layer import random_layer
 from moe_hw.quantised import QuantisedLayer
+from moe_hw.registers import LAYOUT_VERSION
 from moe_hw.spec import LayerSpec, SharedSpec
 from moe_hw.stored import open_image, write_image
 from moe_hw.twins.layer import golden
@@ -32,7 +33,7 @@ def device() -> Device:
     ("csr", "line"),
     [
         ("magic", "magic word to be 0x4d6f4548, got 0x2a; load a moe-hw bitstream"),
-        ("version", "layout version to be 0x5, got 0x2a"),
+        ("version", f"layout version to be {LAYOUT_VERSION:#x}, got 0x2a"),
         ("config_hash_high", "configuration hash"),
         ("config_hash_low", "configuration hash"),
     ],
