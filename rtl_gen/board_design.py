@@ -46,7 +46,8 @@ def for_platform(design: Any, platform: LatticeECP5Platform, clocks: Mapping[str
         clocks: MHz by clock domain. A clock that is none of these frequencies fails the build.
     """
     with blank_memories():
-        files = platform.prepare(design, TOP).files
+        # Without paths and lines, so that no edit of a comment makes another netlist to route.
+        files = platform.prepare(design, TOP, emit_src=False).files
     sources = {f"{TOP}.il": _text(files[f"{TOP}.il"])}
     repeated: Mapping[str, wiring.Component] = getattr(design, "repeated", {})
     for name, block in repeated.items():

@@ -22,7 +22,7 @@ class Blank(Elaboratable):
         count = Signal(12)
         m.d.sync += count.eq(count + read.data[0])
         m.d.comb += [read.addr.eq(count), write.addr.eq(count), write.data.eq(count), write.en.eq(1)]
-        m.submodules.led = led = io.Buffer("o", platform.request("rgb_led", 0, dir={part: "-" for part in "rgb"}).r)
+        m.submodules.led = led = io.Buffer("o", platform.request("rgb_led", 0, dir="-").r)
         m.d.comb += led.o.eq(read.data[0])
         return m
 
@@ -47,6 +47,7 @@ def test_repeated_blocks_are_emitted_beside_the_design() -> None:
     assert "module square(" in design.sources["square.v"]
     assert r"module \top" in design.sources["top.il"] and "cell \\square" in design.sources["top.il"]
     assert design == stand_in()
+    assert r"attribute \src" not in design.sources["top.il"]  # lines and paths of this checkout
 
 
 def test_another_board_has_another_device_and_blank_memories_stay_blank() -> None:
