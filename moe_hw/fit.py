@@ -117,8 +117,8 @@ def require(board: Board, arch: Arch, needs: Mapping[str, int]) -> None:
         UsageError: there is less of one; it says by how much and which size to lower.
     """
     if short := next(_shortages(board, needs), None):
-        larger = max(_SIZED_BY, key=lambda buffer: estimate(board, arch)[buffer])
-        size = _SIZED_BY[larger] if short.resource == "block RAM" else "columns"
+        largest = max(_SIZED_BY, key=estimate(board, arch).__getitem__)
+        size = _SIZED_BY[largest] if short.resource == "block RAM" else "columns"
         raise UsageError(
             f"{board.name}: expected at most {short.budget} {short.unit}{short.resource}, the accelerator needs "
             f"{short.need}, {short.need - short.budget} more than {board.fpga.device} has; lower accelerator.{size}"

@@ -12,7 +12,7 @@ from rtl_gen.types import address_bits
 INCR = 1
 """AXI burst type: incrementing addresses."""
 
-SLVERR = 2
+OKAY, SLVERR = 0, 2
 """AXI response: the slave does not do that."""
 
 WORD_COUNT_BITS = 30

@@ -131,7 +131,6 @@ BLOCKS: dict[str, Callable[[Arch], wiring.Component]] = {
 }
 """Every block that is measured, as the board's top level builds it."""
 
-
 SEEDS = (1, 2, 3)
 """Places and routes of a block: one alone may be off by a third."""
 

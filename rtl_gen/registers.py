@@ -8,9 +8,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from moe_hw.registers import CSRS
-from rtl_gen.bus import AXI4Lite
-
-OKAY, SLVERR = 0, 2
+from rtl_gen.bus import OKAY, SLVERR, AXI4Lite
 
 CSR_ADDR_BITS = ceil_log2(4 * len(CSRS)) + 1
 

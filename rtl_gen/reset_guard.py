@@ -7,7 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from moe_hw.arch import Arch
-from rtl_gen.axi_arbiter import MAX_BURSTS
+from rtl_gen.axi_arbiter import MAX_BURSTS, REQUEST
 from rtl_gen.bus import AXI4, AXI4Lite
 from rtl_gen.registers import CSR_ADDR_BITS
 
@@ -61,13 +61,13 @@ class ResetGuard(wiring.Component):
         runs = Signal()
         m.d.comb += runs.eq(~self.reset)
 
-        for name in AXI4Lite(CSR_ADDR_BITS).members:
-            source, sink = (self.csr_slave, self.csr_master) if name in _ANSWERS else (self.csr_master, self.csr_slave)
+        for name, member in AXI4Lite(CSR_ADDR_BITS).members.items():
+            ends = (self.csr_master, self.csr_slave) if member.flow is Out else (self.csr_slave, self.csr_master)
+            source, sink = (getattr(end, name) for end in ends)
             gated = name in ("awvalid", "wvalid", "arvalid", "awready", "wready", "arready")
-            value = getattr(source, name)
-            m.d.comb += getattr(sink, name).eq(value & runs if gated else value)
+            m.d.comb += sink.eq(source & runs if gated else source)
 
-        for name in ("id", "addr", "len", "size", "burst"):
+        for name in REQUEST:
             for channel in ("ar", "aw"):
                 m.d.comb += getattr(slave, f"{channel}{name}").eq(getattr(master, f"{channel}{name}"))
         between = words == 0
@@ -105,7 +105,3 @@ class ResetGuard(wiring.Component):
         with m.Elif((reads == 0) & (answers == 0)):
             m.d.sync += self.reset.eq(0)
         return m
-
-
-_ANSWERS = ("awready", "wready", "bresp", "bvalid", "arready", "rdata", "rresp", "rvalid")
-"""What a slave drives."""

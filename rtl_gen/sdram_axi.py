@@ -10,7 +10,7 @@ from amaranth.utils import ceil_log2
 
 from boards import Memory
 from moe_hw.arch import Arch
-from rtl_gen.bus import AXI4, INCR, SLVERR
+from rtl_gen.bus import AXI4, INCR, OKAY, SLVERR
 from rtl_gen.sdram_types import segment_layout, word_layout
 
 MAX_BURST_WORDS = 256
@@ -139,7 +139,7 @@ class SdramAxi(wiring.Component):
                     m.next = "choose"
 
         with m.If(done & writing):
-            m.d.sync += [axi.bvalid.eq(1), axi.bresp.eq(Mux(error, SLVERR, 0))]
+            m.d.sync += [axi.bvalid.eq(1), axi.bresp.eq(Mux(error, SLVERR, OKAY))]
         with m.Elif(axi.bready):
             m.d.sync += axi.bvalid.eq(0)
 
@@ -150,7 +150,7 @@ class SdramAxi(wiring.Component):
         m.d.comb += [
             axi.rvalid.eq(answers.r_rdy & self.words.valid),
             axi.rdata.eq(self.words.payload),
-            axi.rresp.eq(Mux(failed, SLVERR, 0)),
+            axi.rresp.eq(Mux(failed, SLVERR, OKAY)),
             axi.rlast.eq(index == length),
             self.words.ready.eq(answers.r_rdy & axi.rready),
             answers.r_en.eq(taken & axi.rlast),

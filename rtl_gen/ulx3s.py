@@ -56,13 +56,12 @@ class Ulx3s(Elaboratable):
             m.submodules[f"reset_{domain}"] = ResetSynchronizer(~pll.locked, domain=domain)
         m.submodules.fpga = fpga = self._fpga
 
-        uart = platform.request("uart", dir={name: "-" for name in ("rx", "tx", "rts", "dtr")})
+        uart = platform.request("uart", dir="-")
         m.submodules.rx = rx = io.Buffer("i", uart.rx)
         m.submodules.tx = tx = io.Buffer("o", uart.tx)
         m.d.comb += [fpga.rx.eq(rx.i), tx.o.eq(fpga.tx)]
 
-        parts = ("clk", "clk_en", "cs", "we", "cas", "ras", "dqm", "ba", "a", "dq")
-        chip = platform.request("sdram", dir={part: "-" for part in parts})
+        chip = platform.request("sdram", dir="-")
         pads = SdramPads(self.board.memory, chip)
         m.submodules.pads = DomainRenamer(DOMAIN)(pads)
         connect(m, fpga.sdram, pads.pins)
@@ -76,13 +75,9 @@ class Ulx3s(Elaboratable):
             m.submodules[f"led_{index}"] = led = io.Buffer("o", platform.request("led", index, dir="-"))
             m.d.comb += led.o.eq(value)
         # Low, it would have the ESP32 on the board start its loader, which resets the FPGA.
-        wireless = platform.request("esp32", dir=dict.fromkeys(ESP32_PINS, "-"))
-        m.submodules.wireless = gpio0 = io.Buffer("o", wireless.gpio0)
+        m.submodules.wireless = gpio0 = io.Buffer("o", platform.request("esp32", dir="-").gpio0)
         m.d.comb += gpio0.o.eq(1)
         return m
-
-
-ESP32_PINS = ("en", "tx", "rx", "gpio0", "gpio5", "gpio16", "gpio17")
 
 
 def ulx3s(generated: Generated) -> BoardDesign:

@@ -65,8 +65,7 @@ class StandIn(Elaboratable):
             m.submodules[f"led_{index}"] = led = io.Buffer("o", platform.request("led", index, dir="-"))
             m.d.comb += led.o.eq(square.y[index + 8])
 
-        parts = ("clk", "clk_en", "cs", "we", "cas", "ras", "dqm", "ba", "a", "dq")
-        sdram = platform.request("sdram", dir={part: "-" for part in parts})
+        sdram = platform.request("sdram", dir="-")
         m.submodules.clk = clk = io.Buffer("o", sdram.clk)
         m.submodules.dq = dq = io.FFBuffer("io", sdram.dq, i_domain="mem", o_domain="mem")
         beat = Signal(16)
