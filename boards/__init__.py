@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from moe_hw.errors import UsageError
+from moe_hw.errors import DeviceError, UsageError
 
 DEFAULT_BOARD = "ulx3s-85f"
 MemoryType = Literal["sdr", "ddr3", "ddr4", "hbm2"]
@@ -125,6 +125,18 @@ class Memory:
         # Data sheets round to 0.01 ns: 14.16 ns are 17 clocks of 0.8333 ns.
         return math.ceil(nanoseconds / self.clock_ns - 0.01)
 
+    def check_range(self, address: int, size: int) -> None:
+        """Refuse an access that leaves the memory.
+
+        Raises:
+            DeviceError: the ``size`` bytes from ``address`` are not all within it.
+        """
+        if size < 0 or not 0 <= address <= self.size_bytes - size:
+            raise DeviceError(
+                f"expected addresses within the {self.size_bytes} bytes of device memory, "
+                f"got {size} bytes at {address:#x}"
+            )
+
     @property
     def bytes_per_second(self) -> float:
         """Bandwidth at the pins of all channels."""
@@ -150,6 +162,11 @@ class Board:
     clock_mhz: float
     memory: Memory
     accelerator: dict[str, int]
+
+    @property
+    def memory_bytes_per_cycle(self) -> float:
+        """What the memory's pins can move in one cycle of the accelerator."""
+        return self.memory.bytes_per_second / (self.clock_mhz * 1e6)
 
 
 def list_boards() -> list[str]:

@@ -129,8 +129,7 @@ class _Command:
         self.footprint = Footprint(spec, arch, form.bits)
         timing = board.memory.timing
         refresh = (timing.tRFC + timing.tRP + timing.tRCD) / timing.tREFI
-        pins = board.memory.bytes_per_second / (board.clock_mhz * 1e6)
-        self.rate = min(pins * (1 - refresh), arch.channels * arch.data_bits // 8)
+        self.rate = min(board.memory_bytes_per_cycle * (1 - refresh), arch.channels * arch.data_bits // 8)
         self.bus = min(self.rate, arch.data_bits // 8)
         # A run of hidden activations is written between reads of weights: the pins turn around and back.
         self.turnaround = (timing.tWTR_L + timing.CL + timing.tRTW) * board.clock_mhz / 1e3

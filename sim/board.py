@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from boards import Board
 from moe_hw.arch import Arch
 from moe_hw.errors import DeviceError, DeviceTimeout, SetupError
-from sim import dram
+from sim import dram, native
 
 _SLICE = 100_000
 """Cycles between two looks at the keyboard."""
@@ -79,7 +79,7 @@ class SimulatedBoard:
         Raises:
             DeviceError: they are not all within the memory.
         """
-        self._check(address, size)
+        self.board.memory.check_range(address, size)
         return np.array(self._memory[address : address + size])
 
     def write(self, address: int, values: ArrayLike) -> None:
@@ -89,7 +89,7 @@ class SimulatedBoard:
             DeviceError: they do not all fit within the memory.
         """
         flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-        self._check(address, flat.size)
+        self.board.memory.check_range(address, flat.size)
         self._memory[address : address + flat.size] = flat
 
     def csr_read(self, offset: int) -> int:
@@ -201,13 +201,6 @@ class SimulatedBoard:
         self._library.board_statistics(self._open(), values)
         return list(values)
 
-    def _check(self, address: int, size: int) -> None:
-        if size < 0 or not 0 <= address <= self.memory_bytes - size:
-            raise DeviceError(
-                f"expected addresses within the {self.memory_bytes} bytes of device memory, "
-                f"got {size} bytes at {address:#x}"
-            )
-
     def _answer(self, answer: int, access: str, offset: int) -> None:
         if answer == _TIMEOUT:
             raise DeviceTimeout(f"CSR {access} at {offset:#x}: expected an answer, got none; reset the device")
@@ -216,7 +209,6 @@ class SimulatedBoard:
 
 
 def _load(path: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(path))
     pointer, flag, text = ctypes.c_void_p, ctypes.c_bool, ctypes.c_char_p
     u32, u64, status = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int
     signatures = {
@@ -234,7 +226,4 @@ def _load(path: Path) -> ctypes.CDLL:
         "board_set_dead": (None, [pointer, flag]),
         "board_set_stall": (None, [pointer, u64, ctypes.c_double]),
     }
-    for name, (result, arguments) in signatures.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-    return library
+    return native.load(path, signatures)

@@ -36,16 +36,11 @@ public:
     uint64_t run(uint64_t cycles, const uint8_t* sent, uint64_t count, uint8_t* received, uint64_t room) {
         uart_.send(sent, count);
         while (cycles--) cycle();
-        uint64_t taken = 0;
-        while (taken < room && !uart_.received.empty()) {
-            received[taken++] = uart_.received.front();
-            uart_.received.pop_front();
-        }
-        return taken;
+        return uart_.take(received, room);
     }
 
     uint64_t cycles() const { return cycles_; }
-    uint64_t quiet() const { return uart_.waiting() ? 0 : cycles_ - uart_.last_activity(); }
+    uint64_t quiet() const { return uart_.quiet(cycles_); }
     Memory& memory() { return memory_; }
 
     void set_stall(uint64_t seed, double probability) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 
 import numpy as np
 from amaranth.hdl import Cat, Module, ResetInserter, Signal
@@ -16,9 +17,9 @@ from rtl_gen.bridge import Bridge
 from rtl_gen.bus import AXI4
 from rtl_gen.emit import to_verilog
 from rtl_gen.registers import Registers
-from sim import dram
+from sim import dram, native
 from sim.build import BRIDGE_TOP, Progress, build_bridge
-from sim.serial import CompiledLine
+from sim.serial import LINE_FUNCTIONS, CompiledLine
 
 
 class BridgeBoard(wiring.Component):
@@ -90,8 +91,7 @@ class SimulatedBridge(CompiledLine):
         self, board: Board, arch: Arch, baud: int, drift: float = 0.0, progress: Progress | None = None
     ):
         clock_hz = round(board.clock_mhz * 1e6)
-        library = ctypes.CDLL(str(build_bridge(to_verilog(BridgeBoard(arch, clock_hz, baud), BRIDGE_TOP), progress)))
-        _declare(library)
+        library = _load(build_bridge(to_verilog(BridgeBoard(arch, clock_hz, baud), BRIDGE_TOP), progress))
         self.memory = np.zeros(board.memory.size_bytes, np.uint8)
         parameters = dram.parameters(board)
         handle = library.bridge_create(
@@ -126,9 +126,10 @@ class SimulatedBridge(CompiledLine):
         self._library.bridge_destroy(self._handle)
 
 
-def _declare(library: ctypes.CDLL) -> None:
+def _load(path: Path) -> ctypes.CDLL:
     pointer, flag, u64 = ctypes.c_void_p, ctypes.c_bool, ctypes.c_uint64
     signatures = {
+        **LINE_FUNCTIONS,
         "bridge_create": (pointer, [pointer, u64, ctypes.POINTER(dram.Parameters), ctypes.c_double]),
         "bridge_destroy": (None, [pointer]),
         "bridge_violation": (ctypes.c_char_p, [pointer]),
@@ -137,6 +138,4 @@ def _declare(library: ctypes.CDLL) -> None:
         "bridge_set_dead": (None, [pointer, flag]),
         "bridge_set_stall": (None, [pointer, u64, ctypes.c_double]),
     }
-    for name, (result, arguments) in signatures.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
+    return native.load(path, signatures)

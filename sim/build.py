@@ -42,6 +42,9 @@ _OPTIMISE = ("OPT_FAST=-O1", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2")
 _COMPILE = "-std=c++17 -fPIC -fno-gnu-unique"
 """``-fno-gnu-unique``: several accelerators live in one process, each with its own copy of Verilator's runtime."""
 
+_FLAGS = f"{_COMPILE} -I. -I{_FOLDER}"
+"""Of the C++ that Verilator makes, and of what is compiled with it."""
+
 _VERILATE = (
     "--cc", "--exe", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-timing", "--no-assert",
     "-Wno-fatal", "-Wno-lint", "-Wno-style", "--Mdir", ".", "-LDFLAGS", "-shared -Wl,-Bsymbolic", "-o", "library.so",
@@ -80,7 +83,7 @@ def build(verilog: str, arch: Arch, progress: Progress | None = None) -> Path:
     Raises:
         SetupError: a tool is missing, a step failed (the message names its log), or the disk is full.
     """
-    flags = f"{_COMPILE} -DMOE_HW_DATA_BITS={arch.data_bits} -DMOE_HW_CHANNELS={arch.channels} -I. -I{_FOLDER}"
+    flags = f"{_FLAGS} -DMOE_HW_DATA_BITS={arch.data_bits} -DMOE_HW_CHANNELS={arch.channels}"
     texts = {f"{TOP}.v": verilog, "channels.h": _channels(arch)}
     hierarchy, makefile = [], f"V{TOP}.mk"
     if arch.channels > 1:
@@ -103,11 +106,7 @@ def build_bridge(verilog: str, progress: Progress | None = None) -> Path:
     Raises:
         SetupError: as of :func:`build`.
     """
-    steps = [
-        ("translating the bridge to C++", _verilate(BRIDGE_TOP, _BRIDGE, f"{_COMPILE} -I. -I{_FOLDER}")),
-        ("compiling the simulator of the bridge", _make(f"V{BRIDGE_TOP}.mk")),
-    ]
-    return _library(steps, _BRIDGE, {f"{BRIDGE_TOP}.v": verilog}, progress)
+    return _device("bridge", BRIDGE_TOP, _BRIDGE, verilog, progress)
 
 
 def build_serial_board(verilog: str, progress: Progress | None = None) -> Path:
@@ -120,14 +119,16 @@ def build_serial_board(verilog: str, progress: Progress | None = None) -> Path:
     Raises:
         SetupError: as of :func:`build`.
     """
+    return _device("board", SERIAL_BOARD_TOP, _SERIAL_BOARD, verilog, progress)
+
+
+def _device(what: str, top: str, sources: Sequence[str], verilog: str, progress: Progress | None) -> Path:
+    """Shared library of the module ``top`` with the harness in ``sources``."""
     steps = [
-        (
-            "translating the board to C++",
-            _verilate(SERIAL_BOARD_TOP, _SERIAL_BOARD, f"{_COMPILE} -I. -I{_FOLDER}"),
-        ),
-        ("compiling the simulator of the board", _make(f"V{SERIAL_BOARD_TOP}.mk")),
+        (f"translating the {what} to C++", _verilate(top, sources, _FLAGS)),
+        (f"compiling the simulator of the {what}", _make(f"V{top}.mk")),
     ]
-    return _library(steps, _SERIAL_BOARD, {f"{SERIAL_BOARD_TOP}.v": verilog}, progress)
+    return _library(steps, sources, {f"{top}.v": verilog}, progress)
 
 
 def _verilate(top: str, sources: Sequence[str], flags: str, options: Sequence[str] = ()) -> list[str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from boards import Board, Timing
 from moe_hw.arch import INTERLEAVE
-from sim import build
+from sim import build, native
 
 _FEMTOSECONDS = 10**15
 _TIMINGS = tuple(field.name for field in dataclasses.fields(Timing))
@@ -52,7 +52,6 @@ def parameters(board: Board) -> Parameters:
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(build.build_dram()))
     pointer, u32, u64 = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
     signatures = {
         "dram_create": (pointer, [ctypes.POINTER(Parameters)]),
@@ -61,10 +60,7 @@ def _library() -> ctypes.CDLL:
         "dram_read": (None, [pointer, u64, u32, u32, u64, pointer]),
         "dram_write": (u64, [pointer, u64, u64, u64]),
     }
-    for name, (result, arguments) in signatures.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-    return library
+    return native.load(build.build_dram(), signatures)
 
 
 class Dram:

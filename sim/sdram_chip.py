@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from boards import Memory
 from rtl_gen.sdram_timing import MODE_CLOCKS, POWER_UP_NS, POWER_UP_REFRESHES
-from sim import build
+from sim import build, native
 
 _TIMES = ("CL", "tRCD", "tRP", "tRAS", "tRC", "tRRD", "tWR", "tRFC", "tMRD")
 _REFRESHED_ROWS = 8192
@@ -46,7 +46,6 @@ def parameters(memory: Memory) -> Parameters:
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(build.build_sdram_chip()))
     pointer, u32, i32 = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int32
     signatures = {
         "sdram_create": (pointer, [ctypes.POINTER(Parameters), pointer]),
@@ -55,10 +54,7 @@ def _library() -> ctypes.CDLL:
         "sdram_clock": (i32, [pointer, *[u32] * 8, i32]),
         "sdram_violation": (ctypes.c_char_p, [pointer]),
     }
-    for name, (result, arguments) in signatures.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-    return library
+    return native.load(build.build_sdram_chip(), signatures)
 
 
 class SdramChip:

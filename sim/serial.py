@@ -137,14 +137,11 @@ class CompiledLine:
     """The serial line of a device in a compiled simulation.
 
     Parameters:
-        library: has ``LINE_FUNCTIONS``.
+        library: loaded with ``LINE_FUNCTIONS``.
         handle: the device.
     """
 
     def __init__(self, library: ctypes.CDLL, handle: int):
-        for name, (result, arguments) in LINE_FUNCTIONS.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
         self._library, self._handle = library, handle
 
     def run_line(self, cycles: int, sent: bytes) -> bytes:

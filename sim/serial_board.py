@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 
 import numpy as np
 from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal
@@ -15,10 +16,10 @@ from rtl_gen.emit import to_verilog
 from rtl_gen.sdram import DOMAIN
 from rtl_gen.sdram_pins import SdramPins
 from rtl_gen.serial_board import SerialBoard
-from sim import sdram_chip
+from sim import native, sdram_chip
 from sim.build import SERIAL_BOARD_TOP, Progress, build_serial_board
 from sim.pads import SimulatedPads, pin_layout
-from sim.serial import CompiledLine
+from sim.serial import LINE_FUNCTIONS, CompiledLine
 
 _FEMTOSECONDS = 10**15
 
@@ -82,8 +83,7 @@ class SimulatedSerialBoard(CompiledLine):
 
     def __init__(self, board: Board, arch: Arch, accelerator: str, baud: int, progress: Progress | None = None):
         verilog = f"{to_verilog(PinBoard(board, arch, baud), SERIAL_BOARD_TOP)}\n{accelerator}"
-        library = ctypes.CDLL(str(build_serial_board(verilog, progress)))
-        _declare(library)
+        library = _load(build_serial_board(verilog, progress))
         chip = np.zeros(board.memory.size_bytes // 2, np.uint16)
         self.memory = chip.view(np.uint8)
         fabric, sdram = board.clock_mhz * 1e6, board.memory.mt_per_s * 1e6
@@ -107,15 +107,14 @@ class SimulatedSerialBoard(CompiledLine):
         self._library.serial_board_destroy(self._handle)
 
 
-def _declare(library: ctypes.CDLL) -> None:
+def _load(path: Path) -> ctypes.CDLL:
     pointer, i64 = ctypes.c_void_p, ctypes.c_int64
     signatures = {
+        **LINE_FUNCTIONS,
         "serial_board_create": (
             pointer, [pointer, ctypes.POINTER(sdram_chip.Parameters), i64, i64, ctypes.c_double]
         ),
         "serial_board_destroy": (None, [pointer]),
         "serial_board_violation": (ctypes.c_char_p, [pointer]),
     }  # fmt: skip
-    for name, (result, arguments) in signatures.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
+    return native.load(path, signatures)

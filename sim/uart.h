@@ -45,21 +45,28 @@ public:
         } else if (sampled_ <= 8) {
             value_ |= uint8_t(pin) << (sampled_ - 1);
         } else {
-            if (pin) received.push_back(value_);
+            if (pin) received_.push_back(value_);
             high_ = pin;
         }
         sampled_ = sampled_ == 9 ? -1 : sampled_ + 1;
     }
 
-    // The last cycle in which a bit was under way.
-    uint64_t last_activity() const { return last_activity_; }
-    bool waiting() const { return !waiting_.empty(); }
+    // Hands over what has been received: at most `room` bytes.
+    uint64_t take(uint8_t* bytes, uint64_t room) {
+        uint64_t taken = 0;
+        while (taken < room && !received_.empty()) {
+            bytes[taken++] = received_.front();
+            received_.pop_front();
+        }
+        return taken;
+    }
 
-    std::deque<uint8_t> received;
+    // Cycles since the last one in which a bit was under way; 0 while bytes wait to be sent.
+    uint64_t quiet(uint64_t now) const { return waiting_.empty() ? now - last_activity_ : 0; }
 
 private:
     double bit_;
-    std::deque<uint8_t> waiting_;
+    std::deque<uint8_t> waiting_, received_;
     bool sending_ = false;
     unsigned frame_ = 0;
     double begun_ = -1e9;

@@ -103,11 +103,12 @@ class SerialTransport(Transport):
         self._progress = progress
         self.arch = arch
         self.clock_mhz = board.clock_mhz
+        self._memory = board.memory
         self.memory_bytes = board.memory.size_bytes
-        self.memory_bytes_per_cycle = board.memory.bytes_per_second / (board.clock_mhz * 1e6)
+        self.memory_bytes_per_cycle = board.memory_bytes_per_cycle
 
     def read(self, address: int, size: int) -> np.ndarray:
-        self._check(address, size)
+        self._memory.check_range(address, size)
         out = np.empty(size, np.uint8)
         progress = self._progress_of("reading", size)
 
@@ -127,7 +128,7 @@ class SerialTransport(Transport):
 
     def write(self, address: int, data: np.ndarray) -> None:
         values = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
-        self._check(address, values.size)
+        self._memory.check_range(address, values.size)
         progress = self._progress_of("writing", values.size)
 
         def request(start: int, count: int) -> Request:
@@ -180,13 +181,6 @@ class SerialTransport(Transport):
             count = min(largest - address % largest, end - address)
             yield address, count
             address += count
-
-    def _check(self, address: int, size: int) -> None:
-        if size < 0 or not 0 <= address <= self.memory_bytes - size:
-            raise DeviceError(
-                f"expected addresses within the {self.memory_bytes} bytes of device memory, "
-                f"got {size} bytes at {address:#x}"
-            )
 
     def _progress_of(self, verb: str, size: int) -> Callable[[int], None]:
         """Counts bytes, and tells about it once a second."""

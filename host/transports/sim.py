@@ -31,7 +31,7 @@ class SimTransport(Transport):
         self.arch = arch
         self.clock_mhz = board.clock_mhz
         self.memory_bytes = simulated.memory_bytes
-        self.memory_bytes_per_cycle = board.memory.bytes_per_second / (board.clock_mhz * 1e6)
+        self.memory_bytes_per_cycle = board.memory_bytes_per_cycle
 
     def read(self, address: int, size: int) -> np.ndarray:
         return self.simulated.read(address, size)

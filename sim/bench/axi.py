@@ -18,15 +18,16 @@ from sim.bench import streams
 def memory(dut: Any, size: int, pattern: streams.Pattern = streams.always) -> AxiRam:
     """A memory of ``size`` bytes at ``dut.m_axi``, every channel of which pauses in its own ``pattern``."""
     ram = AxiRam(AxiBus.from_prefix(dut, "m_axi_"), dut.clk, dut.rst, size=size)
-    for channel in (
-        ram.write_if.aw_channel,
-        ram.write_if.w_channel,
-        ram.write_if.b_channel,
-        ram.read_if.ar_channel,
-        ram.read_if.r_channel,
-    ):
-        channel.set_pause_generator(not active for active in pattern())
+    pause(ram, pattern)
     return ram
+
+
+def pause(model: Any, pattern: streams.Pattern) -> None:
+    """Let every channel of a master or a memory of cocotbext-axi pause in its own ``pattern``."""
+    channels = [getattr(model.write_if, f"{name}_channel") for name in ("aw", "w", "b")]
+    channels += [getattr(model.read_if, f"{name}_channel") for name in ("ar", "r")]
+    for channel in channels:
+        channel.set_pause_generator(not active for active in pattern())
 
 
 class Csrs:
@@ -34,14 +35,7 @@ class Csrs:
 
     def __init__(self, dut: Any, prefix: str = "s_axil_", pattern: streams.Pattern = streams.always):
         self.master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, prefix), dut.clk, dut.rst)
-        for channel in (
-            self.master.write_if.aw_channel,
-            self.master.write_if.w_channel,
-            self.master.write_if.b_channel,
-            self.master.read_if.ar_channel,
-            self.master.read_if.r_channel,
-        ):
-            channel.set_pause_generator(not active for active in pattern())
+        pause(self.master, pattern)
 
     async def read(self, name: str) -> int:
         return await self.master.read_dword(csr_address(name))

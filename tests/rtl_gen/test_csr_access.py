@@ -9,6 +9,7 @@ from cocotbext.axi import AxiLiteBus, AxiLiteRam
 from rtl_gen.csr_access import CsrAccess
 from rtl_gen.registers import CSR_ADDR_BITS
 from sim.bench import streams
+from sim.bench.axi import pause
 from sim.bench.runner import run_bench
 
 INPUTS = ("start", "write", "address", "value", "clear")
@@ -19,14 +20,7 @@ async def begin(dut, pattern: streams.Pattern = streams.always) -> AxiLiteRam:
     for name in INPUTS:
         getattr(dut, name).value = 0
     ram = AxiLiteRam(AxiLiteBus.from_prefix(dut, "m_axil_"), dut.clk, dut.rst, size=4 * WORDS)
-    for channel in (
-        ram.write_if.aw_channel,
-        ram.write_if.w_channel,
-        ram.write_if.b_channel,
-        ram.read_if.ar_channel,
-        ram.read_if.r_channel,
-    ):
-        channel.set_pause_generator(not active for active in pattern())
+    pause(ram, pattern)
     await streams.start(dut)
     return ram
 
