@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moe_hw.errors import UsageError
+from rtl_gen import floorplan
 from rtl_gen.board_design import TOP, BoardDesign
 from rtl_gen.synthesis import ECP5, Resources, resources_of
 from rtl_gen.timing import Report, Timing, parse_report
@@ -37,14 +38,11 @@ class Ended(Exception):
 
 @dataclass(frozen=True)
 class Netlist:
-    """The design in cells of the FPGA."""
+    """The design in cells of the FPGA: as Yosys made it, and with the sites of its floorplan."""
 
     made: Made
     resources: Resources
-
-    @property
-    def path(self) -> Path:
-        return self.made.folder / "netlist.json"
+    placed: str
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,9 @@ def synthesise(design: BoardDesign, watch: Watch) -> Netlist:
         YOSYS, ["-p", script], design.sources, ("netlist.json", "stat.json"), "synthesis",
         watch=lambda log: watch("synthesise", _last_line(log)),
     )  # fmt: skip
-    return Netlist(made, resources_of(json.loads(made.text("stat.json")), ECP5))
+    netlist = json.loads(made.text("netlist.json"))
+    floorplan.apply(netlist["modules"][TOP]["cells"], design.places)
+    return Netlist(made, resources_of(json.loads(made.text("stat.json")), ECP5), json.dumps(netlist))
 
 
 def place_and_route(design: BoardDesign, netlist: Netlist, seed: int, watch: Watch) -> Routing:
@@ -93,8 +93,9 @@ def place_and_route(design: BoardDesign, netlist: Netlist, seed: int, watch: Wat
     # A clock that no constraint reaches is held against the fastest of all.
     arguments = [*design.device, "--json", "netlist.json", "--lpf", "pins.lpf", "--seed", str(seed)]
     arguments += ["--freq", f"{max(design.clocks.values()):g}", "--timing-allow-fail"]
-    arguments += ["--report", "report.json", "--textcfg", "routed.config"]
-    inputs = {"netlist.json": netlist.path, "pins.lpf": design.constraints}
+    # The default router does not end on a full device.
+    arguments += ["--router", "router2", "--report", "report.json", "--textcfg", "routed.config"]
+    inputs = {"netlist.json": netlist.placed, "pins.lpf": design.constraints}
     try:
         made = make(
             NEXTPNR, arguments, inputs, ("report.json", "routed.config"), f"place and route, seed {seed}",

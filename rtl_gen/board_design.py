@@ -10,6 +10,7 @@ from amaranth.lib import wiring
 from amaranth.vendor import LatticeECP5Platform
 
 from rtl_gen.emit import blank_memories, to_verilog
+from rtl_gen.floorplan import Place
 
 TOP = "top"
 """Name of the outermost module."""
@@ -28,12 +29,14 @@ class BoardDesign:
         constraints: LPF text: pins, their electrical types and the clocks that come in.
         device: nextpnr's arguments for device, package and speed grade.
         clocks: MHz that each clock domain runs at; those of a PLL follow from its input and dividers.
+        places: sites of cells that the placer is not to choose.
     """
 
     sources: Mapping[str, str]
     constraints: str
     device: tuple[str, ...]
     clocks: Mapping[str, float]
+    places: tuple[Place, ...] = ()
 
 
 def for_platform(design: Any, platform: LatticeECP5Platform, clocks: Mapping[str, float]) -> BoardDesign:

@@ -12,6 +12,7 @@ from rtl_gen.accelerator import AcceleratorPorts
 from rtl_gen.axi_arbiter import AxiArbiter
 from rtl_gen.bridge import Bridge
 from rtl_gen.emit import instance
+from rtl_gen.global_net import global_net
 from rtl_gen.reset_guard import ResetGuard
 from rtl_gen.sdram import Sdram
 from rtl_gen.sdram_pins import SdramPins
@@ -67,7 +68,8 @@ class SerialBoard(wiring.Component):
         m.submodules.memory = memory = Sdram(arch, self.board)
         ports = AcceleratorPorts(arch)
         accelerator = ports.create(path=("accelerator",))
-        m.submodules.accelerator = instance(ACCELERATOR, ports, accelerator, guard.reset)
+        reset = global_net(m, "accelerator_reset", guard.reset, platform)
+        m.submodules.accelerator = instance(ACCELERATOR, ports, accelerator, reset)
 
         m.d.comb += [bridge.rx.eq(self.rx), self.tx.eq(bridge.tx), guard.ask.eq(bridge.reset)]
         connect(m, bridge.m_axil, guard.csr_master)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Elaboratable, Module, Signal
+from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Elaboratable, Module, ResetSignal, Signal
 from amaranth.lib import io
-from amaranth.lib.cdc import ResetSynchronizer
+from amaranth.lib.cdc import AsyncFFSynchronizer
 from amaranth.lib.wiring import connect
 from amaranth_boards.ulx3s import ULX3S_85F_Platform
 
@@ -17,6 +17,8 @@ from moe_hw.bridge import BAUD
 from moe_hw.generated import VERILOG, Generated
 from rtl_gen.board_design import BoardDesign, for_platform
 from rtl_gen.ecp5_pll import ECP5PLL, Clock
+from rtl_gen.floorplan import floorplan
+from rtl_gen.global_net import global_net
 from rtl_gen.sdram import DOMAIN
 from rtl_gen.sdram_pins import SdramPads
 from rtl_gen.serial_board import SerialBoard
@@ -52,8 +54,12 @@ class Ulx3s(Elaboratable):
         m.d.comb += pll.clk_in.eq(oscillator.i)
         for domain, clock in (("sync", pll.clk_0), (DOMAIN, pll.clk_1)):
             m.domains += ClockDomain(domain)
-            m.d.comb += ClockSignal(domain).eq(clock)
-            m.submodules[f"reset_{domain}"] = ResetSynchronizer(~pll.locked, domain=domain)
+            reset = Signal(name=f"{domain}_not_ready")
+            m.submodules[f"reset_{domain}"] = AsyncFFSynchronizer(~pll.locked, reset, o_domain=domain)
+            m.d.comb += [
+                ClockSignal(domain).eq(clock),
+                ResetSignal(domain).eq(global_net(m, f"{domain}_reset", reset, platform)),
+            ]
         m.submodules.fpga = fpga = self._fpga
 
         uart = platform.request("uart", dir="-")
@@ -84,4 +90,5 @@ def ulx3s(generated: Generated) -> BoardDesign:
     """The board with a generated accelerator, whose Verilog is taken as it was written."""
     clocks = {"sync": generated.board.clock_mhz, DOMAIN: SDRAM_MHZ}
     design = for_platform(Ulx3s(generated.board, generated.arch), ULX3S_85F_Platform(), clocks)
-    return dataclasses.replace(design, sources={**design.sources, VERILOG: generated.verilog})
+    sources = {**design.sources, VERILOG: generated.verilog}
+    return dataclasses.replace(design, sources=sources, places=floorplan(generated.arch))

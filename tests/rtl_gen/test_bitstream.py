@@ -16,7 +16,7 @@ from rtl_gen.toolchain import Made
 from tests.rtl_gen.stand_in import stand_in
 
 DESIGN = BoardDesign({}, "", (), {"sync": 80.0, "mem": 400 / 3, "again": 80.0})
-NETLIST = Netlist(Made(Path(), 1.0, True), Resources(0, 0, 0, 0))
+NETLIST = Netlist(Made(Path(), 1.0, True), Resources(0, 0, 0, 0), "")
 
 
 def clock(net: str, target: float, fmax: float = 100.0) -> Timing:
