@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from moe_hw.arch import Arch
 from moe_hw.registers import COUNTERS, DEVICE_MAGIC, LAYOUT_VERSION
+from rtl_gen.axi_slice import AxiSlice
 from rtl_gen.bus import AXI4, AXI4Lite, AXI4Read, AXI4Write, connect_half
 from rtl_gen.combine import Combine
 from rtl_gen.command import Command
@@ -24,6 +25,7 @@ from rtl_gen.route_reader import RouteReader
 from rtl_gen.router import Router
 from rtl_gen.scheduler import Scheduler
 from rtl_gen.sequencer import Activity, Sequencer
+from rtl_gen.skid_buffer import SkidBuffer
 from rtl_gen.sub_arrays import SubArrays
 from rtl_gen.types import Kind
 from rtl_gen.vector_buffer import VectorBuffer
@@ -124,22 +126,20 @@ class Accelerator(wiring.Component):
             (ROUTES_READER, route_reader),
             (TABLES_READER, tables),
         ):
-            connect(m, reader.bursts, getattr(reads, f"bursts_{index}"))
-            connect(m, reader.words, getattr(reads, f"words_{index}"))
-        connect_half(m, self.m_axi, reads, AXI4Read(arch))
-        connect_half(m, self.m_axi, writer, AXI4Write(arch))
+            connect_reader(m, reads, index, reader.bursts, reader.words)
+        connect_sliced(m, self.m_axi, reads, AXI4Read(arch), "read_slice")
+        connect_sliced(m, self.m_axi, writer, AXI4Write(arch), "write_slice")
         # One channel has one port for everything; of several, each has one more for its share of the weights.
         arbiters, masters = [reads], [self.m_axi]
         if arch.channels == 1:
-            connect(m, sub_arrays.bursts_0, getattr(reads, f"bursts_{WEIGHT_READER}"))
-            connect(m, sub_arrays.words_0, getattr(reads, f"words_{WEIGHT_READER}"))
+            connect_reader(m, reads, WEIGHT_READER, sub_arrays.bursts_0, sub_arrays.words_0)
         else:
             for channel in range(arch.channels):
                 m.submodules[f"reads_{channel}"] = port = ReadArbiter(arch.sub_array, 1)
                 master = getattr(self, f"m_axi_{channel}")
-                connect(m, getattr(sub_arrays, f"bursts_{channel}"), port.bursts_0)
-                connect(m, getattr(sub_arrays, f"words_{channel}"), port.words_0)
-                connect_half(m, master, port, AXI4Read(arch.sub_array))
+                bursts, words = getattr(sub_arrays, f"bursts_{channel}"), getattr(sub_arrays, f"words_{channel}")
+                connect_reader(m, port, 0, bursts, words, f"words_of_channel_{channel}")
+                connect_sliced(m, master, port, AXI4Read(arch.sub_array), f"read_slice_{channel}")
                 arbiters.append(port)
                 masters.append(master)
 
@@ -154,7 +154,9 @@ class Accelerator(wiring.Component):
 
         # ---- jobs: their weights and their vectors ----
         # A segment goes to the streamers and, for the width of its codes, to the sequencer.
-        segments = scheduler.segments
+        m.submodules.segments = buffer = SkidBuffer(scheduler.segments.payload.shape())
+        connect(m, scheduler.segments, buffer.i)
+        segments = buffer.o
         m.d.comb += [
             sub_arrays.segments.payload.eq(segments.payload),
             sequencer.bits.payload.eq(segments.payload.bits),
@@ -163,7 +165,9 @@ class Accelerator(wiring.Component):
             segments.ready.eq(sub_arrays.segments.ready & sequencer.bits.ready),
         ]
         connect(m, scheduler.fetches, loader.fetches)
-        connect(m, scheduler.jobs, sequencer.jobs)
+        m.submodules.jobs = jobs = SkidBuffer(scheduler.jobs.payload.shape())
+        connect(m, scheduler.jobs, jobs.i)
+        connect(m, jobs.o, sequencer.jobs)
         connect(m, sequencer.slot, scheduler.slot)
         connect(m, sequencer.exponents, vector_buffer.read)
         m.d.comb += [
@@ -218,24 +222,27 @@ class Accelerator(wiring.Component):
         connect(m, output.read, combine.read)
         m.d.comb += [
             hidden_writer.address.eq(command.hidden_address),
-            combine.hold.eq(output.clearing),
             output.store.eq(scheduler.store),
             output.address.eq(command.output_address),
         ]
+
+        m.d.sync += combine.hold.eq(output.clearing)
 
         # ---- one writer: hidden activations, then outputs, then the records; never two of them at a time ----
         with m.If(command.writing_completion):
             connect_stream(m, command.completion, widen.words)
         with m.Else():
             connect_stream(m, scheduler.routing, widen.words)
+        m.submodules.outputs = outputs = SkidBuffer(output.values.payload.shape())
+        connect(m, output.values, outputs.i)
         m.d.comb += [
             widen.pad.eq(command.writing_routing & scheduler.routing_idle),
             widen.clear.eq(~command.writing_routing & ~command.writing_completion),
         ]
         with m.If(command.writing_routing | command.writing_completion):
             connect_stream(m, widen.values, writer.values)
-        with m.Elif(output.values.valid):
-            connect_stream(m, output.values, writer.values)
+        with m.Elif(outputs.o.valid):
+            connect_stream(m, outputs.o, writer.values)
         with m.Else():
             connect_stream(m, hidden_writer.values, writer.values)
         with m.If(command.ranges.valid):
@@ -289,6 +296,30 @@ class Accelerator(wiring.Component):
             command.experts_used.eq(scheduler.experts_used),
         ]
         return m
+
+
+def connect_sliced(
+    m: Module, master: wiring.PureInterface, block: wiring.Component, half: wiring.Signature, name: str
+) -> None:
+    """Connect half of a bus through a register slice, the submodule ``name``."""
+    m.submodules[name] = axi_slice = AxiSlice(half)
+    connect_half(m, axi_slice.master, block, half)
+    connect_half(m, master, axi_slice.slave, half)
+
+
+def connect_reader(
+    m: Module,
+    arbiter: ReadArbiter,
+    index: int,
+    bursts: wiring.PureInterface,
+    words: wiring.PureInterface,
+    name: str | None = None,
+) -> None:
+    """Connect a reader of memory; its words stop in a register, the submodule ``name``, beside it."""
+    m.submodules[name or f"words_{index}"] = buffer = SkidBuffer(words.payload.shape())
+    connect(m, bursts, getattr(arbiter, f"bursts_{index}"))
+    connect(m, getattr(arbiter, f"words_{index}"), buffer.i)
+    connect(m, buffer.o, words)
 
 
 def connect_stream(m: Module, source: object, sink: object) -> None:

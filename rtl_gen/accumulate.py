@@ -185,7 +185,7 @@ class Accumulate(wiring.Component):
         m.d.comb += self.scales.ready.eq(self.valid & self.tag.scale_pop)
 
         forward = Signal()
-        m.d.comb += forward.eq(valid[6] & (tag[6].result.slot == tag[5].result.slot))
+        m.d.sync += forward.eq(valid[5] & (tag[5].result.slot == tag[4].result.slot))
 
         width = Shape.cast(result_layout(arch)).width
         # One more than there can be: its last place takes nothing in the cycle in which the first one is freed.

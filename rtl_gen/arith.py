@@ -45,6 +45,10 @@ class Pipeline:
             registers[name] = register
         self._values = registers
 
+    def travel(self) -> None:
+        """A stage in which nothing happens but that values move, to a multiplier: it lies where the chip has one."""
+        self.stage()
+
     def __getattr__(self, name: str) -> Value:
         try:
             return self._values[name]

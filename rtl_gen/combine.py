@@ -15,7 +15,7 @@ from rtl_gen.types import combine_exponent, groups_of, layer_layout, result_layo
 WORD_MAX = (1 << ACC_BITS - 1) - 1
 """Largest combine word; sums saturate at it and at its negative."""
 
-LATENCY = 14
+LATENCY = 15
 """Cycles from a result to the pulse of ``job_done``, beyond one for each ``combine_lanes`` columns."""
 
 
@@ -184,6 +184,7 @@ class Combine(wiring.Component):
         p.stage(aligned=align16(p.acc, p.length), acc=None)
         mantissa, exponent = round16(p.aligned, p.length, p.exponent)
         p.stage(mantissa=mantissa, exponent=exponent, aligned=None, length=None)
+        p.travel()
         p.stage(product=p.mantissa * p.weight, right=p.right - p.exponent, mantissa=None, weight=None, exponent=None)
         p.stage(beyond=(p.right < 0) & p.product.any(), amount=Mux(p.right > 63, 63, p.right)[:6], right=None)
         p.stage(halves=shift_halves(Cat(Const(0, 15), p.product), p.amount), product=None, amount=None)

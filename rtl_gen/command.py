@@ -24,7 +24,7 @@ class Command(wiring.Component):
     the batch has run to its end. A command that could not be read, or without its magic word, has no completion
     record: the address is not to be trusted. Its status CSR and ``head`` tell.
 
-    Latency: at most four cycles from the end of a step to the start of the next; throughput: a command at a time.
+    Latency: at most five cycles from the end of a step to the start of the next; throughput: a command at a time.
 
     Parameters
     ----------
@@ -225,8 +225,11 @@ class Command(wiring.Component):
             with m.State("layer wait"):
                 m.d.comb += [self.setting_up.eq(1), waiting[Waiting.LAYER_FETCH].eq(1)]
                 with m.If(reader.complete):
-                    m.next = "layer settle"
-            with m.State("layer settle"):
+                    m.next = "layer sizes"
+            with m.State("layer sizes"):
+                m.d.comb += self.setting_up.eq(1)
+                m.next = "layer products"
+            with m.State("layer products"):
                 m.d.comb += self.setting_up.eq(1)
                 m.next = "layer judge"
             with m.State("layer judge"):

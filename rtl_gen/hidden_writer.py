@@ -85,7 +85,6 @@ class HiddenWriter(wiring.Component):
         following = address + kept
         room = lines.w_rdy & runs.w_rdy
         m.d.comb += [
-            kept.eq(~block.unused & (block.block < Mux(block.shared, layer.shared_blocks, layer.inter_blocks))),
             end_of_run.eq(block.last | (kept & (following & (longest - 1) == 0))),
             lines.w_data.eq(text),
             run.address.eq(first),
@@ -95,7 +94,9 @@ class HiddenWriter(wiring.Component):
         with m.FSM():
             with m.State("TAKE"):
                 m.d.comb += self.blocks.ready.eq(1)
-                m.d.sync += block.eq(self.blocks.payload)
+                coming = self.blocks.payload
+                blocks = Mux(coming.shared, layer.shared_blocks, layer.inter_blocks)
+                m.d.sync += [block.eq(coming), kept.eq(~coming.unused & (coming.block < blocks))]
                 with m.If(self.blocks.valid):
                     m.next = "QUEUE"
             with m.State("QUEUE"):

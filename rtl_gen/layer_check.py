@@ -19,7 +19,7 @@ PRODUCT_BITS = 28
 class LayerCheck(wiring.Component):
     """Finds the first reason, in the order of the status codes, why a batch cannot run.
 
-    Latency: one cycle; throughput: a descriptor a cycle.
+    Latency: two cycles; throughput: a descriptor a cycle.
 
     Parameters
     ----------
@@ -66,8 +66,8 @@ class LayerCheck(wiring.Component):
 
         vector_blocks = Signal(PRODUCT_BITS)
         logit_words = Signal(PRODUCT_BITS)
-        m.d.comb += [
-            widest.eq(longest_hidden(layer)),
+        m.d.comb += widest.eq(longest_hidden(layer))
+        m.d.sync += [
             longest.eq(Mux((layer.input_blocks << 1) > widest, layer.input_blocks << 1, widest)),
             groups.eq(Mux(layer.given_routes, 0, router_groups(arch, layer))),
         ]
@@ -102,16 +102,20 @@ class LayerCheck(wiring.Component):
         several = self.chunk_blocks != layer.hidden_blocks
         within_beat = several & (layer.chunk_blocks % arch.chunk_granule != 0)
         cut_ok = slots_ok & (self.chunk_blocks != 0) & (self.chunk_blocks <= layer.hidden_blocks) & ~within_beat
+        found = {}
+        for name, condition in (("shape", shape_ok), ("top_k", top_k_ok), ("cut", cut_ok)):
+            found[name] = Signal(name=f"{name}_ok")
+            m.d.sync += found[name].eq(condition)
         checks = (
             (self.magic != LAYER_MAGIC, Status.BAD_LAYER),
             ((self.tokens == 0) | (self.tokens > arch.max_tokens), Status.BAD_TOKENS),
-            (~shape_ok, Status.BAD_SHAPE),
+            (~found["shape"], Status.BAD_SHAPE),
             (layer.experts > arch.max_experts, Status.TOO_MANY_EXPERTS),
-            (~top_k_ok, Status.BAD_TOP_K),
+            (~found["top_k"], Status.BAD_TOP_K),
             (vector_blocks > arch.vector_blocks // 2, Status.VECTOR_BUFFER_FULL),
             (sums > arch.combine_elements // arch.columns, Status.COMBINE_BUFFER_FULL),
             (logit_words > arch.logit_words, Status.LOGIT_BUFFER_FULL),
-            (~cut_ok, Status.BAD_CUT),
+            (~found["cut"], Status.BAD_CUT),
         )
         # The last assignment wins, so the first check comes last.
         for condition, status in reversed(checks):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -18,8 +19,12 @@ from rtl_gen.types import hidden_values_layout, layer_layout, result_layout
 ONE = 1 << 16
 """One, as a value of ``s``."""
 
-LATENCY = 14 + softcap.LATENCY
+LATENCY = 19 + softcap.LATENCY
 """Cycles from a result to its first activation."""
+
+QUEUE = LATENCY + 4
+"""Activations that can be under way or wait. A pipeline that stops as a whole is 2,700 flip-flops that wait for one
+signal; this one never stops, and begins nothing that has no room at its end."""
 
 
 def piece_layout() -> data.StructLayout:
@@ -60,19 +65,23 @@ class Post(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        enable = Signal()
-        m.d.comb += enable.eq(~self.values.valid | self.values.ready)
-        out = self.values.payload
-        for lane, p in enumerate(self._arguments(m, enable)):
+        m.submodules.queue = queue = SyncFIFOBuffered(width=self.values.payload.shape().size, depth=QUEUE)
+        out = data.View(self.values.payload.shape(), queue.w_data)
+        m.d.comb += [
+            self.values.valid.eq(queue.r_rdy),
+            self.values.payload.as_value().eq(queue.r_data),
+            queue.r_en.eq(self.values.ready),
+        ]
+        for lane, p in enumerate(self._arguments(m)):
             self._normalise(p)
             self._limit(p)
-            self._factors(m, p, enable, lane)
+            self._factors(m, p, lane)
             self._multiply(p)
             value = out.values[lane]
             m.d.comb += [value.sign.eq(p.negative), value.mantissa.eq(p.mantissa), value.exponent.eq(p.exponent)]
             if lane == 0:
                 m.d.comb += [
-                    self.values.valid.eq(p.valid),
+                    queue.w_en.eq(p.valid),
                     out.slot.eq(p.slot),
                     out.unused.eq(p.unused),
                     out.shared.eq(p.shared),
@@ -81,7 +90,7 @@ class Post(wiring.Component):
                 ]
         return m
 
-    def _arguments(self, m: Module, enable: Signal) -> list[Pipeline]:
+    def _arguments(self, m: Module) -> list[Pipeline]:
         """Holds a result and shifts it out, two accumulators for each lane at a time.
 
         They are a gate and an up, or two gates: a step of a two-layer expert takes two cycles. So does one with
@@ -95,21 +104,31 @@ class Post(wiring.Component):
         step = Signal(range(steps))
         upper = Signal()  # the second cycle of a step
         end_of_step, last = Signal(), Signal()
+        one_cycle, capped = Signal(), Signal()
+        m.d.sync += [one_cycle.eq(layer.gated & ~layer.softcap), capped.eq(layer.softcap)]
+
+        # Room is known a cycle late, so the last place stays free. A capped up follows its gate, which took its place.
+        room = Signal(range(QUEUE + 1), init=QUEUE)
+        has_room, go = Signal(), Signal()
+        second = upper & capped
+        begun = go & ~second
+        m.d.sync += [has_room.eq(room > 1), room.eq(room + (self.values.valid & self.values.ready) - begun)]
         m.d.comb += [
-            end_of_step.eq((layer.gated & ~layer.softcap) | upper),
+            go.eq(held & (has_room | second)),
+            end_of_step.eq(one_cycle | upper),
             last.eq((step == steps - 1) & end_of_step),
-            self.results.ready.eq(~held | (enable & last)),
+            self.results.ready.eq(~held | (go & last)),
         ]
         with m.If(self.results.ready):
             m.d.sync += [word.eq(self.results.payload), held.eq(self.results.valid), step.eq(0), upper.eq(0)]
-        with m.Elif(enable):
+        with m.Elif(go):
             m.d.sync += upper.eq(~end_of_step)
             with m.If(end_of_step):
                 m.d.sync += [step.eq(step + 1), word.acc.eq(word.acc.as_value().shift_right(2 * lanes * ACC_BITS))]
 
         pipelines = []
         for lane in range(lanes):
-            p = Pipeline(m, held, enable)
+            p = Pipeline(m, go)
             which = {}
             if lane == 0:
                 place = Mux(layer.gated, Cat(step, word.group), Cat(upper, step, word.group))
@@ -165,10 +184,15 @@ class Post(wiring.Component):
             beyond = applies & (Cat(mantissa, exponent).as_signed() > limit)
             return Mux(beyond, limit[:16], mantissa), Mux(beyond, limit[16:].as_signed(), exponent)
 
-        gate, gate_exponent = limited(p.gate, p.gate_exponent, most("gate_limit"), ~p.gate_negative)
-        limit = Mux(p.up_negative, most("up_lower_limit"), most("up_limit"))
-        up, up_exponent = limited(p.up, p.up_exponent, limit, 1)
         p.stage(
+            gate_most=most("gate_limit"),
+            up_most=Mux(p.up_negative, most("up_lower_limit"), most("up_limit")),
+        )
+        gate, gate_exponent = limited(p.gate, p.gate_exponent, p.gate_most, ~p.gate_negative)
+        up, up_exponent = limited(p.up, p.up_exponent, p.up_most, 1)
+        p.stage(
+            gate_most=None,
+            up_most=None,
             gate=gate,
             gate_exponent=gate_exponent,
             up=Mux(layer.gated, up, Mux(layer.square, gate, 1 << 15)),
@@ -177,12 +201,11 @@ class Post(wiring.Component):
             up_negative=None,
         )
 
-    def _factors(self, m: Module, p: Pipeline, enable: Signal, lane: int) -> None:
+    def _factors(self, m: Module, p: Pipeline, lane: int) -> None:
         """``s`` of the gate, and meanwhile the softcaps; then gate times up."""
         m.submodules[f"softcap_{lane}"] = cap = Softcap()
         m.d.comb += [
             cap.layer.eq(self.layer),
-            cap.enable.eq(enable),
             cap.of_up.eq(p.upper),
             cap.mantissa.eq(Mux(p.upper, p.up, p.gate)),
             cap.exponent.eq(Mux(p.upper, p.up_exponent, p.gate_exponent)),
@@ -202,19 +225,20 @@ class Post(wiring.Component):
         ]
         m.submodules[f"table_{lane}"] = table = Memory(shape=piece_layout(), depth=len(pieces), init=pieces)
         read = table.read_port()
-        m.d.comb += [read.en.eq(enable), read.addr.eq(Cat(p.z[9:], self.layer.activation))]
+        m.d.comb += read.addr.eq(Cat(p.z[9:], self.layer.activation))
         p.stage(rest=p.z[:9], z=None)
         # The memory's output is that stage's too.
         p.stage(value=read.data.value, rise=read.data.rise)
+        p.travel()
         p.stage(step=p.rise * p.rest, rise=None, rest=None)
         p.stage(factor=(ONE // 2 + p.value + ((p.step + 256) >> 9))[:17], step=None, value=None)
         positive = Mux(p.beyond, Const(ONE, 17), p.factor)
         p.stage(factor=Mux(p.gate_negative, ONE - positive, positive)[:17], gate_negative=None, beyond=None)
-        for _ in range(softcap.LATENCY - 7):
+        for _ in range(softcap.LATENCY - 8):
             p.stage()
 
         # The capped gate came in the cycle before the capped up.
-        capped_gate = Pipeline(m, 1, enable)
+        capped_gate = Pipeline(m, 1)
         capped_gate.stage(mantissa=cap.o_mantissa, exponent=cap.o_exponent)
         capped = self.layer.softcap
         p.stage(
@@ -228,6 +252,7 @@ class Post(wiring.Component):
             gate_exponent=None,
             up_exponent=None,
         )
+        p.travel()
         p.stage(product=p.gate * p.up, gate=None, up=None)
 
     def _multiply(self, p: Pipeline) -> None:
@@ -237,6 +262,7 @@ class Post(wiring.Component):
         aligned = Mux(p.product[31], p.product[15:], p.product[14:31])
         product, exponent = round16(aligned, length, p.exponent)
         p.stage(product=product, exponent=exponent)
+        p.travel()
         p.stage(product=p.product * p.factor, exponent=p.exponent - 16, factor=None)
         p.stage(length=bit_length(p.product))
         p.stage(aligned=align16(p.product, p.length), product=None)

@@ -74,7 +74,8 @@ class Router(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         arch = self.arch
-        layer = self.layer
+        layer = Signal.like(self.layer)  # far from where it was read
+        m.d.sync += layer.eq(self.layer)
 
         m.submodules.memory = memory = LogitMemory(arch)
         m.submodules.keys = keys = Keys(arch)

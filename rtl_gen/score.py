@@ -31,7 +31,7 @@ LSE_BITS = 32
 REST_BITS = 21
 """Bits of a place within a piece."""
 
-LATENCY = 17
+LATENCY = 19
 """Cycles from a logit to its score."""
 
 
@@ -160,8 +160,10 @@ class Score(wiring.Component):
             fine=lookup.data.fine,
         )
         half = REST_BITS - 11
+        p.travel()
         p.stage(bend=None, fall=p.bend * p.rest[half:])
         p.stage(fall=None, slope=(p.slope - ((p.fall + (1 << 11)) >> 12))[:18])
+        p.travel()
         p.stage(slope=None, rest=None, low=p.slope * p.rest[:half], high=p.slope * p.rest[half:])
         p.stage(low=None, high=None, rise=(p.low + (p.high << half)) >> 16)
         p.stage(rise=None, fine=None, value=(p.value + (p.rise >> (p.fine << 1)))[:31])

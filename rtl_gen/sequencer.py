@@ -127,11 +127,9 @@ class Sequencer(wiring.Component):
 
         # ---- the loop nest ----
         group, block, pass_, slot, lower = Signal(16), Signal(10), Signal(3), Signal(slot_bits(arch)), Signal()
-        router = job.kind == Kind.ROUTER
-        last_group = group == final_group
-        last_block = block == final_block
-        last_pass = pass_ == final_pass
-        last_slot = slot == final_slot
+        router = Signal()
+        # Registers: what is issued, swapped and loaded depends on them.
+        last_group, last_block, last_pass, last_slot = Signal(), Signal(), Signal(), Signal()
         last_half = ~router | lower
         tile_index = Signal(range(TILES_PER_SCALE_BEAT))
 
@@ -141,29 +139,42 @@ class Sequencer(wiring.Component):
         credits = Signal(range(arch.slots + 1), init=arch.slots)
         complete = last_block & last_pass & last_half
         has_tile = swapped | loader.full
-        has_room = ~complete | (credits != 0)
+        has_credit = Signal(init=1)  # as the flags of the loops: a register
+        has_room = ~complete | has_credit
         issue = Signal()
         swap = Signal()
         m.d.comb += [issue.eq(running & has_tile & has_room), swap.eq(issue & ~swapped)]
-        m.d.sync += credits.eq(credits + self.result_taken - (issue & complete))
+        result_taken = Signal()  # a register: those who take results wait for much
+        spent = issue & complete
+        m.d.sync += [
+            result_taken.eq(self.result_taken),
+            credits.eq(credits + result_taken - spent),
+            has_credit.eq(Mux(spent, result_taken | (credits > 1), result_taken | (credits != 0))),
+        ]
 
         end_of_pass = issue & last_half & last_slot
         end_of_tile = end_of_pass & last_pass
         end_of_group = end_of_tile & last_block
         end_of_job = Signal()
         m.d.comb += end_of_job.eq(end_of_group & last_group)
+
+        def step(index: Signal, last: Signal, final: Signal) -> None:
+            """From 0 to ``final`` and around; ``last`` marks that the index is there."""
+            m.d.sync += [index.eq(Mux(last, 0, index + 1)), last.eq(Mux(last, final == 0, index + 1 == final))]
+
         with m.If(issue):
             m.d.sync += lower.eq(~last_half)
             with m.If(last_half):
-                m.d.sync += slot.eq(Mux(last_slot, 0, slot + 1))
+                step(slot, last_slot, final_slot)
         with m.If(end_of_pass):
-            m.d.sync += pass_.eq(Mux(last_pass, 0, pass_ + 1))
+            step(pass_, last_pass, final_pass)
         with m.If(end_of_tile):
-            m.d.sync += [block.eq(Mux(last_block, 0, block + 1)), tile_index.eq(tile_index + 1)]
+            step(block, last_block, final_block)
+            m.d.sync += tile_index.eq(tile_index + 1)
         with m.If(end_of_group):
-            m.d.sync += group.eq(group + 1)
+            step(group, last_group, final_group)
         with m.If(end_of_job):
-            m.d.sync += [group.eq(0), tile_index.eq(0)]
+            m.d.sync += tile_index.eq(0)
         m.d.sync += swapped.eq((swapped | swap) & ~end_of_pass)
         m.d.comb += [
             bits_ahead.w_data.eq(self.bits.payload),
@@ -190,6 +201,11 @@ class Sequencer(wiring.Component):
                 final_block.eq(coming_blocks - 1),
                 final_pass.eq(passes_of(coming.bits) - 1),
                 final_slot.eq(coming.slots - 1),
+                router.eq(coming.kind == Kind.ROUTER),
+                last_group.eq(coming.groups == 1),
+                last_block.eq(coming_blocks == 1),
+                last_pass.eq(passes_of(coming.bits) == 1),
+                last_slot.eq(coming.slots == 1),
             ]
         with m.If(issue):
             m.d.comb += self.activity.eq(Activity.BUSY)

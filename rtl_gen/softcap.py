@@ -12,7 +12,7 @@ from moe_hw.tables import CAP_FALLS, CAP_STEPS
 from rtl_gen.arith import Pipeline, round16
 from rtl_gen.types import layer_layout
 
-LATENCY = 10
+LATENCY = 13
 """Cycles from a magnitude to the capped one."""
 
 
@@ -24,14 +24,12 @@ def piece_layout() -> data.StructLayout:
 class Softcap(wiring.Component):
     """Caps magnitudes ``x``: ``c * tanh(x / c) = x * t(x / c)``, as in section 5 of ``docs/numerics.md``.
 
-    Latency: ``LATENCY`` cycles in which ``enable`` is 1; throughput: one in each of them.
+    Latency: ``LATENCY``; throughput: one a cycle.
 
     Members
     -------
     layer : In(layer_layout())
         With the caps of gate and up, stable while magnitudes are under way.
-    enable : In(1)
-        Everything advances.
     of_up : In(1)
         Whether the magnitude is an up's, or a gate's.
     mantissa : In(16), exponent : In(signed(EXP_BITS))
@@ -44,7 +42,6 @@ class Softcap(wiring.Component):
         super().__init__(
             {
                 "layer": In(layer_layout()),
-                "enable": In(1),
                 "of_up": In(1),
                 "mantissa": In(16),
                 "exponent": In(signed(EXP_BITS)),
@@ -56,7 +53,7 @@ class Softcap(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         layer = self.layer
-        p = Pipeline(m, Const(1), self.enable)
+        p = Pipeline(m, Const(1))
         p.stage(
             mantissa=self.mantissa,
             exponent=self.exponent,
@@ -66,24 +63,22 @@ class Softcap(wiring.Component):
 
         # The argument is `mantissa * inverse >> 12 >> right`. A `right` below 0 is beyond the table.
         right = -(p.exponent + p.inverse[16:].as_signed() + 27)
-        p.stage(
-            product=p.mantissa * p.inverse[:16],
-            beyond=right < 0,
-            right=Mux(right > 31, 31, right)[:5],
-            inverse=None,
-        )
+        p.stage(beyond=right < 0, right=Mux(right > 31, 31, right)[:5])
+        p.stage(product=p.mantissa * p.inverse[:16], inverse=None)
         p.stage(z=p.product[12:] >> p.right, product=None, right=None)
 
         pieces = [{"fallen": int(f), "step": int(d)} for f, d in zip(CAP_FALLS, CAP_STEPS, strict=False)]
         m.submodules.table = table = Memory(shape=piece_layout(), depth=len(pieces), init=pieces)
         read = table.read_port()
-        m.d.comb += [read.en.eq(self.enable), read.addr.eq(p.z[9:18])]
+        m.d.comb += read.addr.eq(p.z[9:18])
         p.stage(rest=p.z[:9], beyond=p.beyond | p.z[18:].any(), z=None)
         # The memory's output is that stage's too.
         p.stage(fallen=read.data.fallen, step=read.data.step)
+        p.travel()
         p.stage(step=p.step * p.rest, rest=None)
         p.stage(factor=((1 << 16) - p.fallen - ((p.step + 256) >> 9))[:17], step=None, fallen=None)
 
+        p.travel()
         p.stage(product=p.mantissa * p.factor, factor=None, mantissa=None)
         # Mantissa and factor are at least 2^15 and 2^13, or the mantissa is 0.
         top = p.product[28:32]

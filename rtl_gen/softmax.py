@@ -22,7 +22,7 @@ class Softmax(wiring.Component):
     The sum is halved until it is below two. What the logarithm unit makes of it, and log(2) for every halving, is the
     result.
 
-    Latency: from the last exponential to ``done`` at most 12 cycles and those of the logarithm; throughput: a logit or
+    Latency: from the last exponential to ``done`` at most 13 cycles and those of the logarithm; throughput: a logit or
     an exponential a cycle.
 
     Parameters
@@ -98,9 +98,11 @@ class Softmax(wiring.Component):
                 with m.If(total[UNIT + 1 :].any()):
                     m.d.sync += [total.eq(total >> 1), logarithm.eq(logarithm + LN_2)]
                 with m.Else():
-                    m.d.comb += self.asking.eq(1)
                     m.next = "ASK"
-            with m.State("ASK"), m.If(self.answered):
+            with m.State("ASK"):
+                m.d.comb += self.asking.eq(1)
+                m.next = "WAIT"
+            with m.State("WAIT"), m.If(self.answered):
                 m.d.comb += self.done.eq(1)
                 m.d.sync += self.lse.eq((logarithm + self.term + 2) >> 2)
                 m.next = "ADD"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import enum, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
@@ -24,6 +24,15 @@ FEWEST_PLANES = 2
 
 SEGMENTS = 4
 """Segments that can wait for their words."""
+
+
+class Expected(enum.Enum, shape=2):
+    """What the next beat is; a register, for all who read memory wait for it."""
+
+    NO_SEGMENT = 0
+    NEW_SEGMENT = 1  # its first tiles' planes are counted
+    SCALES = 2
+    PLANES = 3
 
 
 def scale_queue_depth(arch: Arch) -> int:
@@ -65,8 +74,8 @@ class Streamer(wiring.Component):
     waiting : Out(1)
         Words are outstanding.
 
-    Latency: seven cycles from a segment to its first burst, one from a beat to its write port; throughput: a bus word a
-    cycle.
+    Latency: twelve cycles from a segment to its first burst, one from a beat to its write port; throughput: a bus word
+    a cycle.
     """
 
     def __init__(self, arch: Arch):
@@ -99,6 +108,8 @@ class Streamer(wiring.Component):
         m.submodules.shapes = shapes = SyncFIFOBuffered(width=TILE_BITS + BITS, depth=SEGMENTS)
         segment = Signal(segment_layout(arch))
         tiles = Signal(TILE_BITS)
+        planes = Signal(WORD_COUNT_BITS)
+        factor, factor_bits = Signal(BITS), Signal(range(BITS + 1))
         beats = Signal(WORD_COUNT_BITS)
         with m.FSM():
             with m.State("idle"):
@@ -107,10 +118,23 @@ class Streamer(wiring.Component):
                 with m.If(self.segments.valid):
                     m.next = "tiles"
             with m.State("tiles"):
-                m.d.sync += tiles.eq(segment.groups * segment.blocks)
-                m.next = "beats"
+                m.d.sync += [
+                    tiles.eq(segment.groups * segment.blocks),
+                    planes.eq(0),
+                    factor.eq(segment.bits),
+                    factor_bits.eq(BITS),
+                ]
+                m.next = "planes"
+            # A product, but of no multiplier: a bit of the factor a cycle.
+            with m.State("planes"):
+                m.d.sync += [
+                    planes.eq((planes << 1) + Mux(factor[-1], tiles, 0)),
+                    factor.eq(factor << 1),
+                    factor_bits.eq(factor_bits - 1),
+                ]
+                with m.If(factor_bits == 1):
+                    m.next = "beats"
             with m.State("beats"):
-                planes = tiles * segment.bits
                 scale_beats = (tiles + TILES_PER_SCALE_BEAT - 1) >> ceil_log2(TILES_PER_SCALE_BEAT)
                 m.d.sync += beats.eq(planes + scale_beats)
                 m.next = "queue"
@@ -145,26 +169,28 @@ class Streamer(wiring.Component):
         m.d.sync += room.eq(room + freed - Mux(request, burst_words, 0))
 
         # ---- words become beats ----
-        word_index = Signal(range(per_beat))
+        lane = Signal(per_beat, init=1)  # where the next word goes, one of them
         beat = Signal(arch.beat_bits)
         beat_held = Signal()
+        takes = Signal()  # a beat, if there is one
         beat_taken = Signal()
+        m.d.comb += beat_taken.eq(beat_held & takes)
         outstanding = Signal(range(capacity + 1))
         taken = self.words.valid & self.words.ready
         m.d.comb += [
-            self.words.ready.eq(~beat_held | beat_taken),
+            self.words.ready.eq(~beat_held | takes),
             self.waiting.eq(outstanding != 0),
         ]
         m.d.sync += outstanding.eq(outstanding + Mux(request, burst_words, 0) - taken)
         with m.If(beat_taken):
             m.d.sync += beat_held.eq(0)
         with m.If(taken):
-            m.d.sync += [
-                beat.word_select(word_index, arch.data_bits).eq(self.words.payload.data),
-                word_index.eq(word_index + 1),
-            ]
-            with m.If(word_index == per_beat - 1):
-                m.d.sync += [word_index.eq(0), beat_held.eq(1)]
+            m.d.sync += lane.eq(lane.rotate_left(1))
+            for index in range(per_beat):
+                with m.If(lane[index]):
+                    m.d.sync += beat.word_select(index, arch.data_bits).eq(self.words.payload.data)
+            with m.If(lane[-1]):
+                m.d.sync += beat_held.eq(1)
         with m.If(self.clear):
             m.d.sync += self.error.eq(0)
         with m.Elif(taken & self.words.payload.error):
@@ -176,35 +202,46 @@ class Streamer(wiring.Component):
         tile_planes = Signal.like(segment.bits)
         planes_left = Signal(range(TILES_PER_SCALE_BEAT << len(tile_planes)))
         plane_address = Signal.like(self.plane_address)
-        group_tiles = Signal(range(TILES_PER_SCALE_BEAT + 1))
+        expected = Signal(Expected)
+        # The tiles of the next scale beat and their planes, counted while the planes before arrive.
+        last_group = Signal()
+        group_planes = Signal.like(planes_left)
+        group_tiles = Mux(tiles_left < TILES_PER_SCALE_BEAT, tiles_left, TILES_PER_SCALE_BEAT)[:3]
+        m.d.sync += [
+            last_group.eq(tiles_left <= TILES_PER_SCALE_BEAT),
+            group_planes.eq(sum((Mux(bit, tile_planes << n, 0) for n, bit in enumerate(group_tiles)), Const(0))),
+        ]
         m.d.comb += [
-            group_tiles.eq(Mux(tiles_left < TILES_PER_SCALE_BEAT, tiles_left, TILES_PER_SCALE_BEAT)),
             self.beat.eq(beat),
             self.plane_address.eq(plane_address),
             scale_queue.w_data.eq(beat),
-            self.scales.payload.eq(scale_queue.r_data),
-            self.scales.valid.eq(scale_queue.r_rdy),
-            scale_queue.r_en.eq(self.scales.ready),
+            scale_queue.r_en.eq(~self.scales.valid | self.scales.ready),
         ]
-        with m.If(planes_left != 0):
-            m.d.comb += [self.plane_write.eq(beat_held), beat_taken.eq(beat_held)]
-            with m.If(beat_held):
-                m.d.sync += [planes_left.eq(planes_left - 1), plane_address.eq(plane_address + 1)]
-        with m.Elif(tiles_left != 0):
-            m.d.comb += [
-                scale_queue.w_en.eq(beat_held),
-                scale_taken.eq(beat_held & scale_queue.w_rdy),
-                beat_taken.eq(scale_taken),
-            ]
-            with m.If(scale_taken):
-                m.d.sync += [
-                    planes_left.eq(group_tiles * tile_planes),
-                    tiles_left.eq(tiles_left - group_tiles),
-                ]
-        with m.Else():
-            m.d.comb += shapes.r_en.eq(1)
-            with m.If(shapes.r_rdy):
-                m.d.sync += Cat(tiles_left, tile_planes).eq(shapes.r_data)
+        with m.If(scale_queue.r_en):  # in registers, for block RAM answers late
+            m.d.sync += [self.scales.payload.eq(scale_queue.r_data), self.scales.valid.eq(scale_queue.r_rdy)]
+        has_room_for_scales = Signal()  # of the cycle before: no scales come twice in three cycles
+        m.d.sync += has_room_for_scales.eq(scale_queue.w_rdy)
+        with m.Switch(expected):
+            with m.Case(Expected.NO_SEGMENT):
+                m.d.comb += shapes.r_en.eq(1)
+                with m.If(shapes.r_rdy):
+                    m.d.sync += [Cat(tiles_left, tile_planes).eq(shapes.r_data), expected.eq(Expected.NEW_SEGMENT)]
+            with m.Case(Expected.NEW_SEGMENT):
+                m.d.sync += expected.eq(Expected.SCALES)
+            with m.Case(Expected.SCALES):
+                m.d.comb += [takes.eq(has_room_for_scales), scale_taken.eq(beat_taken), scale_queue.w_en.eq(beat_taken)]
+                with m.If(scale_taken):
+                    m.d.sync += [
+                        planes_left.eq(group_planes),
+                        tiles_left.eq(Mux(last_group, 0, tiles_left - TILES_PER_SCALE_BEAT)),
+                        expected.eq(Expected.PLANES),
+                    ]
+            with m.Case(Expected.PLANES):
+                m.d.comb += [takes.eq(1), self.plane_write.eq(beat_held)]
+                with m.If(beat_held):
+                    m.d.sync += [planes_left.eq(planes_left - 1), plane_address.eq(plane_address + 1)]
+                    with m.If(planes_left == 1):
+                        m.d.sync += expected.eq(Mux(tiles_left == 0, Expected.NO_SEGMENT, Expected.SCALES))
 
         level = Signal(range(arch.expert_beats + 1))
         m.d.comb += self.beat_ready.eq(level != 0)

@@ -34,8 +34,8 @@ class Weigh(wiring.Component):
 
     The sum is normalised and its reciprocal computed bit by bit; a weight is then a product, normalised again.
 
-    Latency: from the last term to the first weight 37 cycles if their sum is one, and one more for each halving of it;
-    throughput: a term a cycle, a weight every 8 cycles.
+    Latency: from the last term to the first weight 38 cycles if their sum is one, and one more for each halving of it;
+    throughput: a term a cycle, a weight every 9 cycles.
 
     Parameters
     ----------
@@ -135,7 +135,9 @@ class Weigh(wiring.Component):
         factor_exponent = Signal(signed(EXP_BITS))
         exponent_base = Signal(signed(EXP_BITS))
         factor = Signal(RECIPROCAL_BITS)
+        numerator = Signal.like(numerator_read.data)  # on its way to the multiplier
         product = Signal(PRODUCT_BITS)
+        m.d.sync += numerator.eq(numerator_read.data)
         m.d.comb += [
             numerator_read.addr.eq(Cat(entry, ~bank)),
             of_gate.eq(has_gate & (entry == last_entry)),
@@ -188,19 +190,22 @@ class Weigh(wiring.Component):
 
             with m.State("READ"):
                 m.d.sync += factor.eq(Mux(of_gate, 1 << 16, reciprocal))
+                m.next = "TRAVEL"
+
+            with m.State("TRAVEL"):
                 m.next = "MULTIPLY"
 
             with m.State("MULTIPLY"):
-                m.d.sync += product.eq(numerator_read.data.mantissa * factor)
+                m.d.sync += product.eq(numerator.mantissa * factor)
                 m.next = "ALIGN"
 
             with m.State("ALIGN"):
                 m.d.sync += [
                     value.eq(product << total_bits - PRODUCT_BITS),
-                    exponent.eq(Mux(of_gate, GATE_EXPONENT, exponent_base) - numerator_read.data.halvings),
+                    exponent.eq(Mux(of_gate, GATE_EXPONENT, exponent_base) - numerator.halvings),
                 ]
                 m.next = "NORMALISE"
-                with m.If(numerator_read.data.mantissa == 0):
+                with m.If(numerator.mantissa == 0):
                     m.d.sync += [mantissa.eq(0), exponent.eq(EXP_MIN)]
                     m.next = "WEIGHT"
 

@@ -70,9 +70,7 @@ class Writer(wiring.Component):
             self.awlen.eq(burst.length),
             self.bready.eq(1),
             self.wstrb.eq(-1),
-            self.busy.eq(
-                self.ranges.valid | ~cutter.ranges.ready | any_left | self.wvalid | (unanswered != 0)
-            ),
+            self.busy.eq(self.ranges.valid | ~cutter.ranges.ready | any_left | (unanswered != 0)),
         ]
         sent = self.awvalid & self.awready
         answered = self.bvalid & self.bready
@@ -83,13 +81,14 @@ class Writer(wiring.Component):
             m.d.sync += self.error.eq(1)
 
         # The next burst's address is offered when the data of the one before have left. Data wait for their
-        # address to be taken: AXI does not ask for it, but simple memories do.
+        # address to be taken: AXI does not ask for it, but simple memories do. Nothing that writes waits for `awready`
+        # itself, which comes from far away.
         full = lane == per_word - 1
-        open_ = any_left & (~self.awvalid | self.awready) & (~self.wvalid | self.wready)
+        open_ = any_left & ~self.awvalid & (~self.wvalid | self.wready)
         taken = open_ & self.values.valid
         m.d.comb += [
             self.values.ready.eq(open_),
-            cutter.bursts.ready.eq(~any_left & (~self.awvalid | self.awready) & (unanswered != MAX_WRITES)),
+            cutter.bursts.ready.eq(~any_left & ~self.awvalid & (unanswered != MAX_WRITES)),
         ]
         with m.If(sent):
             m.d.sync += self.awvalid.eq(0)

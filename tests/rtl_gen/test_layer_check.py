@@ -7,7 +7,7 @@ from typing import Any
 
 import cocotb
 import pytest
-from cocotb.triggers import ReadOnly, RisingEdge
+from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
 
 from moe_hw.arch import ROWS, Arch
 from moe_hw.registers import LAYER_MAGIC, ONE, Status
@@ -100,7 +100,7 @@ async def random_descriptors(dut: Any) -> None:
         dut.magic.value, dut.layer.value = magic, pack(layer_layout(), layer)
         for name, value in cut.items():
             getattr(dut, name).value = value
-        await RisingEdge(dut.clk)
+        await ClockCycles(dut.clk, 2)
         await ReadOnly()
         status = Status(int(dut.status.value))
         assert status == refusal(arch, {**layer, "magic": magic}, cut), f"{cut}, {layer}"

@@ -59,14 +59,14 @@ async def check(dut: Any, logits: list[int], exponent: int, idle: float = 0) -> 
 
 async def answer(dut: Any) -> None:
     """Wait for the question, answer it some cycles later, and wait until the result is there."""
-    for _ in range(12):
+    for _ in range(13):
         await ReadOnly()
         assert int(dut.busy.value)
         if int(dut.asking.value):
             break
         await RisingEdge(dut.clk)
     else:
-        raise AssertionError("no question after 12 cycles")
+        raise AssertionError("no question after 13 cycles")
     fraction = int(dut.fraction.value)
     for _ in range(random.randint(1, 20)):
         await RisingEdge(dut.clk)

@@ -132,7 +132,7 @@ async def cycles(dut: Any) -> None:
         while not task.done():
             await RisingEdge(dut.clk)
             cycles += 1
-        assert cycles <= (8 if number else 37), f"weight {number}: {cycles} cycles"
+        assert cycles <= (9 if number else 38), f"weight {number}: {cycles} cycles"
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
