@@ -14,7 +14,7 @@ from moe_hw.errors import UsageError
 DSPS_PER_COLUMN = ROWS // 2
 """Two neighbouring columns share a multiplier, so a column costs half a multiplier for each row."""
 
-DSPS_FIXED = 26
+DSPS_FIXED = 23
 """Multipliers outside the array: post, router, combine, addresses. From Yosys' ``synth_ecp5``, default sizes."""
 
 LUTS_PER_MAC = 41

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module
+from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -152,6 +152,10 @@ class Accelerator(wiring.Component):
         for start in (*starts, writer.clear, tables.start, route_reader.start):
             m.d.comb += start.eq(command.compute)
 
+        # A cycle late: nobody asks in the cycle in which a range is handed over.
+        written = Signal()
+        m.d.sync += written.eq(~writer.busy)
+
         # ---- jobs: their weights and their vectors ----
         # A segment goes to the streamers and, for the width of its codes, to the sequencer.
         m.submodules.segments = buffer = SkidBuffer(scheduler.segments.payload.shape())
@@ -177,9 +181,9 @@ class Accelerator(wiring.Component):
             scheduler.loaded.eq(vector_buffer.loaded),
             scheduler.released.eq(sequencer.released),
             scheduler.job_done.eq(Cat(router.job_done, hidden_writer.job_done, combine.job_done)),
-            scheduler.written.eq(~writer.busy),
+            scheduler.written.eq(written),
             scheduler.stored.eq(output.stored),
-            command.computed.eq(scheduler.done & ~writer.busy),
+            command.computed.eq(scheduler.done & written),
             vector_buffer.valid.eq(loader.valid),
             vector_buffer.line.eq(loader.line),
             sequencer.beat_ready.eq(sub_arrays.beat_ready),
@@ -233,16 +237,14 @@ class Accelerator(wiring.Component):
             connect_stream(m, command.completion, widen.words)
         with m.Else():
             connect_stream(m, scheduler.routing, widen.words)
-        m.submodules.outputs = outputs = SkidBuffer(output.values.payload.shape())
-        connect(m, output.values, outputs.i)
         m.d.comb += [
             widen.pad.eq(command.writing_routing & scheduler.routing_idle),
             widen.clear.eq(~command.writing_routing & ~command.writing_completion),
         ]
         with m.If(command.writing_routing | command.writing_completion):
             connect_stream(m, widen.values, writer.values)
-        with m.Elif(outputs.o.valid):
-            connect_stream(m, outputs.o, writer.values)
+        with m.Elif(output.values.valid):
+            connect_stream(m, output.values, writer.values)
         with m.Else():
             connect_stream(m, hidden_writer.values, writer.values)
         with m.If(command.ranges.valid):
@@ -253,7 +255,7 @@ class Accelerator(wiring.Component):
             connect_stream(m, hidden_writer.ranges, writer.ranges)
         m.d.comb += [
             scheduler.read.eq(command.read_routing),
-            command.written.eq(~writer.busy),
+            command.written.eq(written),
             command.vector_error.eq(loader.error),
             command.weight_error.eq(sub_arrays.error),
             command.write_error.eq(writer.error),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
@@ -15,6 +16,9 @@ from rtl_gen.types import address_bits, combine_exponent, groups_of, layer_layou
 
 LARGEST_FLOAT = 0x7F7FFFFF
 """Bits of the largest finite float32."""
+
+QUEUE = 16
+"""Values that can be under way or wait: more than the conversion and the queue have stages."""
 
 BLOCK_UNITS = 4 * ROWS // SEGMENT_ALIGN
 """A block of outputs, in units of 64 bytes."""
@@ -105,9 +109,15 @@ class Output(wiring.Component):
         with m.If(self.store):
             m.d.sync += asked.eq(1)
 
-        enable, sending = Signal(), Signal()
+        # The conversion never stops: it begins nothing that has no room at its end. Room is known a cycle late.
+        m.submodules.queue = queue = SyncFIFOBuffered(width=len(self.values.payload), depth=QUEUE)
+        room = Signal(range(QUEUE + 1), init=QUEUE)
+        has_room, sending = Signal(), Signal()
+        m.d.sync += [has_room.eq(room > 1), room.eq(room + (self.values.valid & self.values.ready) - sending)]
         m.d.comb += [
-            enable.eq(~self.values.valid | self.values.ready),
+            self.values.valid.eq(queue.r_rdy),
+            self.values.payload.eq(queue.r_data),
+            queue.r_en.eq(self.values.ready),
             self.ranges.payload.address.eq(row + base * BLOCK_UNITS),
             self.ranges.payload.words.eq((blocks * (32 * ROWS)) >> exact_log2(arch.data_bits)),
         ]
@@ -137,7 +147,7 @@ class Output(wiring.Component):
                 with m.If(self.ranges.ready):
                     m.next = "SEND"
             with m.State("SEND"):
-                m.d.comb += [sending.eq(1), visit.eq(enable)]
+                m.d.comb += [sending.eq(has_room), visit.eq(has_room)]
                 with m.If(visit & end_of_token):
                     m.next = "RANGE"
                     with m.If(end_of_chunk):
@@ -148,14 +158,14 @@ class Output(wiring.Component):
                 m.next = "IDLE"
 
         for lane in range(arch.lanes):
-            p = Pipeline(m, sending, enable)
+            p = Pipeline(m, sending)
             p.stage()
             # The memory's outputs are that stage's too.
             p.stage(word=self.read.sums[lane], exponent=combine_exponent(layer, self.read.exponent))
             self._convert(p)
-            m.d.comb += self.values.payload.word_select(lane, 32).eq(p.bits)
+            m.d.comb += queue.w_data.word_select(lane, 32).eq(p.bits)
             if lane == 0:
-                m.d.comb += self.values.valid.eq(p.valid)
+                m.d.comb += queue.w_en.eq(p.valid)
         return m
 
     def _convert(self, p: Pipeline) -> None:

@@ -27,10 +27,10 @@ SEGMENTS = 4
 
 
 class Expected(enum.Enum, shape=2):
-    """What the next beat is; a register, for all who read memory wait for it."""
+    """What the next beat is. The upper bit, a register, says whether it is taken: all who read memory wait for it."""
 
     NO_SEGMENT = 0
-    NEW_SEGMENT = 1  # its first tiles' planes are counted
+    NO_ROOM = 1  # for scales; and while a segment's first planes are counted
     SCALES = 2
     PLANES = 3
 
@@ -172,7 +172,8 @@ class Streamer(wiring.Component):
         lane = Signal(per_beat, init=1)  # where the next word goes, one of them
         beat = Signal(arch.beat_bits)
         beat_held = Signal()
-        takes = Signal()  # a beat, if there is one
+        expected = Signal(Expected)
+        takes = expected.as_value()[1]
         beat_taken = Signal()
         m.d.comb += beat_taken.eq(beat_held & takes)
         outstanding = Signal(range(capacity + 1))
@@ -202,7 +203,6 @@ class Streamer(wiring.Component):
         tile_planes = Signal.like(segment.bits)
         planes_left = Signal(range(TILES_PER_SCALE_BEAT << len(tile_planes)))
         plane_address = Signal.like(self.plane_address)
-        expected = Signal(Expected)
         # The tiles of the next scale beat and their planes, counted while the planes before arrive.
         last_group = Signal()
         group_planes = Signal.like(planes_left)
@@ -219,17 +219,19 @@ class Streamer(wiring.Component):
         ]
         with m.If(scale_queue.r_en):  # in registers, for block RAM answers late
             m.d.sync += [self.scales.payload.eq(scale_queue.r_data), self.scales.valid.eq(scale_queue.r_rdy)]
-        has_room_for_scales = Signal()  # of the cycle before: no scales come twice in three cycles
+        # Of the cycle before: no scales come twice in three cycles, and nothing else takes their room.
+        has_room_for_scales = Signal()
         m.d.sync += has_room_for_scales.eq(scale_queue.w_rdy)
+        scales_next = Mux(has_room_for_scales, Expected.SCALES, Expected.NO_ROOM)
         with m.Switch(expected):
             with m.Case(Expected.NO_SEGMENT):
                 m.d.comb += shapes.r_en.eq(1)
                 with m.If(shapes.r_rdy):
-                    m.d.sync += [Cat(tiles_left, tile_planes).eq(shapes.r_data), expected.eq(Expected.NEW_SEGMENT)]
-            with m.Case(Expected.NEW_SEGMENT):
-                m.d.sync += expected.eq(Expected.SCALES)
+                    m.d.sync += [Cat(tiles_left, tile_planes).eq(shapes.r_data), expected.eq(Expected.NO_ROOM)]
+            with m.Case(Expected.NO_ROOM):
+                m.d.sync += expected.eq(scales_next)
             with m.Case(Expected.SCALES):
-                m.d.comb += [takes.eq(has_room_for_scales), scale_taken.eq(beat_taken), scale_queue.w_en.eq(beat_taken)]
+                m.d.comb += [scale_taken.eq(beat_held), scale_queue.w_en.eq(beat_held)]
                 with m.If(scale_taken):
                     m.d.sync += [
                         planes_left.eq(group_planes),
@@ -237,11 +239,11 @@ class Streamer(wiring.Component):
                         expected.eq(Expected.PLANES),
                     ]
             with m.Case(Expected.PLANES):
-                m.d.comb += [takes.eq(1), self.plane_write.eq(beat_held)]
+                m.d.comb += self.plane_write.eq(beat_held)
                 with m.If(beat_held):
                     m.d.sync += [planes_left.eq(planes_left - 1), plane_address.eq(plane_address + 1)]
                     with m.If(planes_left == 1):
-                        m.d.sync += expected.eq(Mux(tiles_left == 0, Expected.NO_SEGMENT, Expected.SCALES))
+                        m.d.sync += expected.eq(Mux(tiles_left == 0, Expected.NO_SEGMENT, scales_next))
 
         level = Signal(range(arch.expert_beats + 1))
         m.d.comb += self.beat_ready.eq(level != 0)
