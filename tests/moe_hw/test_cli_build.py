@@ -18,7 +18,7 @@ import pytest
 from boards import load_board
 from moe_hw import built, cli
 from moe_hw.cli import program
-from moe_hw.fit import arch_of
+from moe_hw.fit import DSPS_FIXED, DSPS_PER_COLUMN, arch_of
 from moe_hw.generated import write_generated
 from rtl_gen import bitstream, toolchain
 from rtl_gen.bitstream import Routing
@@ -140,7 +140,9 @@ def test_what_does_not_fit_says_how_much_is_missing(
     board = tmp_path / "wide.yaml"
     text = (Path(cli.__file__).parents[2] / "boards" / "ulx3s-85f.yaml").read_text()
     board.write_text(text.replace("columns: 8", "columns: 16"))
-    line = "at most 156 multipliers, the accelerator needs 282, 126 more than LFE5U-85F has; lower accelerator.columns"
+    needs = 16 * DSPS_PER_COLUMN + DSPS_FIXED
+    line = f"at most 156 multipliers, the accelerator needs {needs}, {needs - 156} more than LFE5U-85F has; "
+    line += "lower accelerator.columns"
     fails(capsys, 2, line, "build", "--board", board, tmp_path / "wide")
     # What the netlist takes is held against the board too, before an hour of place and route.
     monkeypatch.setattr(bitstream, "resources_of", lambda *_: Resources(90000, 0, 0, 0))

@@ -9,7 +9,10 @@ import pytest
 from boards import Board, list_boards, load_board
 from moe_hw.arch import Arch
 from moe_hw.errors import UsageError
-from moe_hw.fit import Sizing, arch_of, check, estimate, size_array
+from moe_hw.fit import DSPS_FIXED, DSPS_PER_COLUMN, Sizing, arch_of, check, estimate, size_array
+
+WIDE_DSPS = 16 * DSPS_PER_COLUMN + DSPS_FIXED
+"""Multipliers that an accelerator of 16 columns needs."""
 
 
 def with_accelerator(**sizes: int) -> Board:
@@ -53,8 +56,8 @@ def test_estimate(columns: int) -> None:
     [
         (
             {"columns": 16},
-            "expected at most 156 multipliers, the accelerator needs 282, 126 more than LFE5U-85F has; "
-            "lower accelerator.columns",
+            f"expected at most 156 multipliers, the accelerator needs {WIDE_DSPS}, {WIDE_DSPS - 156} more than "
+            "LFE5U-85F has; lower accelerator.columns",
         ),
         (
             {"expert_beats": 1 << 14},
@@ -101,12 +104,12 @@ def test_a_board_has_no_more_columns_than_fit(name: str) -> None:
 @pytest.mark.parametrize(
     ("budget", "columns", "limit"),
     [
-        # Needs of 16 columns: 16 * 16 + 26 multipliers, 41 * 32 * 16 + 31500 LUTs, 2733.75 kbit.
-        ({"dsps": 282}, 16, "multipliers"),
-        ({"dsps": 281}, 8, "multipliers"),
+        # Needs of 16 columns: 16 * 16 + DSPS_FIXED multipliers, 41 * 32 * 16 + 31500 LUTs, 2733.75 kbit.
+        ({"dsps": WIDE_DSPS}, 16, "multipliers"),
+        ({"dsps": WIDE_DSPS - 1}, 8, "multipliers"),
         ({"luts": 52492}, 16, "LUTs"),
         ({"luts": 52491}, 8, "LUTs"),
-        ({"dsps": 281, "luts": 52491}, 8, "multipliers and LUTs"),
+        ({"dsps": WIDE_DSPS - 1, "luts": 52491}, 8, "multipliers and LUTs"),
         ({"bram_kbits": 2763}, 16, "block RAM"),
         ({"bram_kbits": 2762}, 8, "block RAM"),
         ({"luts": 1000}, 0, "LUTs"),
