@@ -33,7 +33,7 @@ class Router(wiring.Component):
 
     Latency and throughput: a scan takes a cycle for each expert and about 45 more, a softmax over all experts two more
     scans and 40 cycles, the choices a cycle each. Routes take 8 cycles each and about 40 more; they leave while the
-    next token is scanned.
+    next token of the job is scanned.
 
     Parameters
     ----------
