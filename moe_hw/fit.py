@@ -18,7 +18,7 @@ DSPS_FIXED = 23
 """Multipliers outside the array: post, router, combine, addresses. From Yosys' ``synth_ecp5``, default sizes."""
 
 LUTS_PER_MAC = 41
-LUTS_FIXED = 31500
+LUTS_FIXED = 29400
 """The array's rows and everything else, from the same synthesis; for other sizes and families an estimate."""
 
 COLUMNS = (4, 8, 16, 32, 64, 128)

@@ -143,7 +143,7 @@ class Accumulate(wiring.Component):
     results : Out(stream of result_layout(arch))
         Room is the sequencer's business: at most ``arch.slots`` results may be under way.
 
-    Latency 8 cycles, throughput one block a cycle.
+    Latency 8 cycles, throughput one block a cycle; a result in two cycles.
 
     Attributes
     ----------
@@ -190,6 +190,7 @@ class Accumulate(wiring.Component):
         width = Shape.cast(result_layout(arch)).width
         # One more than there can be: its last place takes nothing in the cycle in which the first one is freed.
         m.submodules.fifo = fifo = SyncFIFOBuffered(width=width, depth=arch.slots + 1)
+        taken = Signal()  # a register, as the result's takers are far away
         result = Signal(result_layout(arch))
         for name, _ in tag_layout(arch)["result"].shape:
             m.d.comb += result[name].eq(tag[6].result[name])
@@ -210,8 +211,9 @@ class Accumulate(wiring.Component):
         m.d.comb += [
             fifo.w_en.eq(valid[6] & tag[6].complete),
             fifo.w_data.eq(result),
-            self.results.valid.eq(fifo.r_rdy),
+            self.results.valid.eq(fifo.r_rdy & ~taken),
             self.results.payload.eq(fifo.r_data),
-            fifo.r_en.eq(self.results.ready),
+            fifo.r_en.eq(taken),
         ]
+        m.d.sync += taken.eq(self.results.valid & self.results.ready)
         return m

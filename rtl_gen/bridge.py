@@ -15,6 +15,7 @@ from rtl_gen.frame_queue import FrameQueue
 from rtl_gen.framer import CONTENT, Framer
 from rtl_gen.registers import CSR_ADDR_BITS
 from rtl_gen.requests import Requests
+from rtl_gen.skid_buffer import SkidBuffer
 from rtl_gen.uart import UartReceiver, UartTransmitter
 
 LARGEST_ANSWER = 1 + LARGEST_COUNT + 1 + 2
@@ -81,7 +82,9 @@ class Bridge(wiring.Component):
             queue.good.eq(deframer.good),
         ]
         connect(m, queue.frames, requests.frames)
-        connect(m, queue.bytes, requests.bytes)
+        m.submodules.next_byte = next_byte = SkidBuffer(8)  # the queue is block RAM, and the requests wait for much
+        connect(m, queue.bytes, next_byte.i)
+        connect(m, next_byte.o, requests.bytes)
 
         # ---- are done ----
         m.d.sync += self.reset.eq(requests.reset)

@@ -24,7 +24,7 @@ class SumRead(wiring.Signature):
 
     Members:
         enable, address: read ``lanes`` sums; their words are zero from then on.
-        sums: they follow by one cycle, and stay until the next read.
+        sums: they follow by two cycles, and stay until the next read.
         token, exponent: whose sums they are, and its exponent E, which comes and stays with them.
     """
 
@@ -102,13 +102,15 @@ class Combine(wiring.Component):
         part_read = Signal.like(part)
         with m.If(self.read.enable):
             m.d.sync += part_read.eq(part)
+        # In a register first: the word comes from many block RAMs, and late in the cycle.
+        word_out, part_out = Signal.like(read.data.as_value()), Signal.like(part)
+        m.d.sync += [word_out.eq(read.data), part_out.eq(part_read), self.read.exponent.eq(exponent_read.data)]
         m.d.comb += [
+            self.read.sums.as_value().eq(word_out.word_select(part_out, arch.lanes * ACC_BITS)),
             read.en.eq(first.valid | self.read.enable),
             read.addr.eq(Mux(first.valid, first.address, read_address)),
-            self.read.sums.as_value().eq(read.data.as_value().word_select(part_read, arch.lanes * ACC_BITS)),
             exponent_read.en.eq(self.read.enable),
             exponent_read.addr.eq(self.read.token),
-            self.read.exponent.eq(exponent_read.data),
             exponent_write.en.eq(first.valid),
             exponent_write.addr.eq(first.token),
             exponent_write.data.eq(first.token_exponent),
@@ -116,9 +118,12 @@ class Combine(wiring.Component):
         lost = Const(0, 1)
         for lane, p in enumerate(lanes):
             lost = lost | self._add(m, p, read.data[lane], write.data[lane])
+        # A cycle after it was read, for a block RAM does not say what comes of a word that is written meanwhile.
+        clears, clear_address = Signal(), Signal.like(read_address)
+        m.d.sync += [clears.eq(self.read.enable), clear_address.eq(read_address)]
         m.d.comb += [write.en.eq(first.valid.replicate(parts)), write.addr.eq(first.address)]
-        with m.If(self.read.enable):
-            m.d.comb += [write.en.eq(1 << part), write.addr.eq(read_address), write.data.as_value().eq(0)]
+        with m.If(clears):
+            m.d.comb += [write.en.eq(1 << part_read), write.addr.eq(clear_address), write.data.as_value().eq(0)]
         m.d.sync += self.job_done.eq(first.valid & first.last)
         with m.If(self.clear):
             m.d.sync += self.overflow.eq(0)

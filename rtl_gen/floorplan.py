@@ -1,4 +1,4 @@
-"""Sites for an accelerator's multipliers and row banks in an LFE5U-85F; everything else finds its place around them.
+"""Sites for an accelerator's multipliers, row banks and sums in an LFE5U-85F; all else finds its place around them.
 
 The placer alone scatters the multipliers over the three rows of the chip that have any, without regard to what feeds
 which: a path to one that lies far away is the slowest of all.
@@ -33,6 +33,9 @@ _DSP_OFFSETS = (0, 1, 4, 5)
 _EBR_ROWS = (22, 46)
 _EBR_OFFSETS = (0, 2, 4, 6)
 
+_SUM_ROWS, _SUM_TILES = (70, 82), range(5, 11)
+"""Where the combine buffer is: beyond the end of the array."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -50,7 +53,7 @@ class Place:
 
 
 def floorplan(arch: Arch) -> tuple[Place, ...]:
-    """Sites for an accelerator of one channel: the array as a snake from the chip's lower left corner, then the others.
+    """Sites for an accelerator of one channel: the array as a snake from the chip's lower left corner, then the rest.
 
     None if there are more multipliers in the array than sites; and none for row banks of several block RAMs.
     """
@@ -68,6 +71,7 @@ def floorplan(arch: Arch) -> tuple[Place, ...]:
     free = iter(sites[ROWS * per_row :])
     for block, count in OTHERS:
         places.append(Place(rf"\.{block}\b", MULTIPLIER, tuple(islice(free, count))))
+    places.append(Place(r"\.combine\.sums\.", BLOCK_RAM, _sum_sites()))
     return tuple(places)
 
 
@@ -109,5 +113,13 @@ def _bank_sites(row: int) -> tuple[str, str]:
         tile = tiles - 1 - tile
     y = _EBR_ROWS[line // 2]
     first = 2 * (line % 2)
-    left, right = (f"X{_TILES_X[tile] + _EBR_OFFSETS[n]}/Y{y}/EBR{n}" for n in (first, first + 1))
+    left, right = (_bank_site(tile, y, number) for number in (first, first + 1))
     return left, right
+
+
+def _sum_sites() -> tuple[str, ...]:
+    return tuple(_bank_site(tile, y, number) for tile in _SUM_TILES for y in _SUM_ROWS for number in range(4))
+
+
+def _bank_site(tile: int, y: int, number: int) -> str:
+    return f"X{_TILES_X[tile] + _EBR_OFFSETS[number]}/Y{y}/EBR{number}"

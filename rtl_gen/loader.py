@@ -101,9 +101,9 @@ class Loader(wiring.Component):
 
         # ---- words become lines ----
         fetch = data.View(layout, queue.r_data)
-        word_index = Signal(range(per_line))
+        lane = Signal(per_line, init=1)  # where the next word goes, one of them
         text = Signal(SEGMENT_ALIGN * 8)
-        end_of_line = word_index == per_line - 1
+        end_of_line = lane[-1]
         taken = Signal()
         end_of_fetch = Signal()
         m.d.comb += [
@@ -115,10 +115,10 @@ class Loader(wiring.Component):
         ]
         m.d.sync += self.valid.eq(taken & end_of_line)
         with m.If(taken):
-            m.d.sync += [
-                text.word_select(word_index, arch.data_bits).eq(self.words.payload.data),
-                word_index.eq(Mux(end_of_line, 0, word_index + 1)),
-            ]
+            m.d.sync += lane.eq(lane.rotate_left(1))
+            for index in range(per_line):
+                with m.If(lane[index]):
+                    m.d.sync += text.word_select(index, arch.data_bits).eq(self.words.payload.data)
 
         # ---- where a line belongs ----
         block, place = Signal(11), Signal.like(self.line.place)

@@ -88,21 +88,24 @@ class Output(wiring.Component):
         first = Signal.like(self.read.address)
         step = Signal.like(steps)
         visit, end_of_token = Signal(), Signal()
-        end_of_chunk = end_of_token & (token == layer.tokens - 1)
+        # Registers: much depends on them.
+        last_token = Signal()
+        end_of_chunk = end_of_token & last_token
+        step_next = Mux(visit, Mux(end_of_token, 0, step + 1), step)
+        token_next = Mux(visit & end_of_token, Mux(last_token, 0, token + 1), token)
+        m.d.sync += [
+            step.eq(step_next),
+            token.eq(token_next),
+            end_of_token.eq(step_next == steps - 1),
+            last_token.eq(token_next == layer.tokens - 1),
+        ]
         m.d.comb += [
-            end_of_token.eq(step == steps - 1),
             self.read.address.eq(first + step),
             self.read.enable.eq(visit),
             self.read.token.eq(token),
         ]
-        with m.If(visit):
-            m.d.sync += step.eq(Mux(end_of_token, 0, step + 1))
-            with m.If(end_of_token):
-                m.d.sync += [
-                    token.eq(Mux(end_of_chunk, 0, token + 1)),
-                    first.eq(Mux(end_of_chunk, 0, first + words)),
-                    row.eq(row + layer.hidden_blocks * BLOCK_UNITS),
-                ]
+        with m.If(visit & end_of_token):
+            m.d.sync += [first.eq(Mux(end_of_chunk, 0, first + words)), row.eq(row + layer.hidden_blocks * BLOCK_UNITS)]
 
         # A batch in which no token chose an expert asks for its chunk while the sums are still being cleared.
         asked = Signal()
@@ -160,7 +163,7 @@ class Output(wiring.Component):
         for lane in range(arch.lanes):
             p = Pipeline(m, sending)
             p.stage()
-            # The memory's outputs are that stage's too.
+            p.stage()
             p.stage(word=self.read.sums[lane], exponent=combine_exponent(layer, self.read.exponent))
             self._convert(p)
             m.d.comb += queue.w_data.word_select(lane, 32).eq(p.bits)

@@ -79,17 +79,19 @@ class RouteReader(wiring.Component):
         wiring.connect(m, cutter.bursts, wiring.flipped(self.bursts))
 
         # ---- where the stream is ----
-        choices = Signal(5)  # of a token
-        token, choice = Signal.like(route.token), Signal.like(choices)
+        final_choice = Signal(5)  # of a token
+        token, choice = Signal.like(route.token), Signal.like(final_choice)
+        words = Signal.like(cutter.ranges.payload.words)
         shared = Signal()
-        end_of_token = choice == choices - 1
+        end_of_token = choice == final_choice
         taken = self.routes.valid & self.routes.ready
-        m.d.sync += choices.eq(layer.top_k + (layer.shared_blocks != 0))
+        m.d.sync += [
+            final_choice.eq(layer.top_k - (layer.shared_blocks == 0)),
+            words.eq(((self.entries << exact_log2(ENTRY_BITS)) + arch.data_bits - 1) >> exact_log2(arch.data_bits)),
+        ]
         m.d.comb += [
             cutter.ranges.payload.address.eq(self.address),
-            cutter.ranges.payload.words.eq(
-                ((self.entries << exact_log2(ENTRY_BITS)) + arch.data_bits - 1) >> exact_log2(arch.data_bits)
-            ),
+            cutter.ranges.payload.words.eq(words),
             shared.eq(choice == layer.top_k),
             route.last.eq(end_of_token & (token == layer.tokens - 1)),
         ]

@@ -92,7 +92,9 @@ class RouteSender(wiring.Component):
         sent = Signal.like(entry)
         sending = Signal()  # the bank of the oldest token
         shared = Signal()
-        end_of_choices = sent == layer.top_k - 1
+        final_choice = Signal.like(layer.top_k)
+        m.d.sync += final_choice.eq(layer.top_k - 1)
+        end_of_choices = sent == final_choice
         has_shared = layer.shared_blocks != 0
         end_of_token = shared | (end_of_choices & ~has_shared)
         one = shared & ~layer.shared_gate  # a shared expert without a gate

@@ -122,7 +122,7 @@ class Router(wiring.Component):
             softmax.answered.eq(scored),
             softmax.term.eq(keys.o_term.score),
             groups.key.eq(keys.o_key),
-            groups.group.eq(topk.front.index),
+            groups.group.eq(topk.index),
             topk.valid.eq(groups.o_valid),
             topk.entry.key.eq(groups.o_key),
             topk.entry.index.eq(groups.o_index),
@@ -134,7 +134,7 @@ class Router(wiring.Component):
         with m.If(softmax.asking):
             m.d.comb += [keys.function.eq(Function.LOGARITHM), keys.logit.eq(softmax.fraction)]
 
-        entry = Signal(range(arch.max_top_k + 1))  # of the choices, then of a gate
+        entry = Signal(range(arch.max_top_k + 1))  # of the groups; of the choices, then of a gate
         last_choice = entry == layer.top_k - 1
         is_gate = entry == layer.top_k
         last_entry = Mux(layer.shared_gate, is_gate, last_choice)
@@ -142,7 +142,7 @@ class Router(wiring.Component):
             sender.tokens.payload.token.eq(memory.first_token + slot),
             sender.tokens.payload.last.eq(last_slot & memory.last_job),
             sender.tokens.payload.last_of_job.eq(last_slot),
-            sender.choice.eq(topk.front.index),
+            sender.choice.eq(topk.index),
             sender.last_choice.eq(last_choice),
             weigh.count.eq(layer.top_k),
             weigh.gate.eq(layer.shared_gate),
@@ -151,8 +151,6 @@ class Router(wiring.Component):
             weigh.scale_mantissa.eq(layer.scale[:16]),
             weigh.scale_exponent.eq(layer.scale[16:].as_signed()),
         ]
-
-        kept = Signal.like(layer.kept_groups)
 
         def scan() -> None:
             m.d.comb += [memory.start.eq(1), topk.clear.eq(1), groups.clear.eq(1)]
@@ -195,15 +193,25 @@ class Router(wiring.Component):
             with m.State("SCAN"):
                 m.d.comb += [groups.valid.eq(scored), groups.last.eq(scored & keys.o_last)]
                 with m.If(groups.o_last):
-                    m.next = "SCANNED"
-                    with m.If(groups.grouping):
-                        m.d.sync += kept.eq(1)
-                        m.next = "KEEP"
+                    m.next = "RANK"
+
+            # The last key meets the first place, which is read in the next cycle.
+            with m.State("RANK"):
+                m.next = "RANKED"
+
+            with m.State("RANKED"):
+                m.d.sync += first_key.eq(topk.largest)
+                with m.If(groups.grouping):
+                    m.next = "KEEP"
+                with m.Elif(weigh.ready & sender.tokens.ready):
+                    m.d.comb += [weigh.start.eq(1), sender.tokens.valid.eq(1)]
+                    m.next = "CHOOSE"
 
             with m.State("KEEP"):
-                m.d.comb += [groups.keep.eq(1), topk.pop.eq(1)]
-                m.d.sync += kept.eq(kept + 1)
-                with m.If(kept == layer.kept_groups):
+                m.d.comb += [groups.keep.eq(1), topk.place.eq(entry + 1)]
+                m.d.sync += entry.eq(entry + 1)
+                with m.If(entry + 1 == layer.kept_groups):
+                    m.d.sync += entry.eq(0)
                     m.next = "START AGAIN"
 
             with m.State("START AGAIN"):
@@ -211,19 +219,14 @@ class Router(wiring.Component):
                 m.d.sync += groups.grouping.eq(0)
                 m.next = "SCAN"
 
-            with m.State("SCANNED"), m.If(weigh.ready & sender.tokens.ready):
-                m.d.comb += [weigh.start.eq(1), sender.tokens.valid.eq(1)]
-                m.d.sync += first_key.eq(topk.front.key)
-                m.next = "CHOOSE"
-
             # ---- the logits of the choices and of a gate, one row each, of which the last is marked ----
             with m.State("CHOOSE"):
-                row = Mux(is_gate, layer.experts, topk.front.index)
+                row = Mux(is_gate, layer.experts, topk.index)
                 m.d.comb += [
                     of_choices.eq(1),
                     memory.start.eq(1),
                     memory.first.eq(row),
-                    topk.pop.eq(1),
+                    topk.place.eq(entry + 1),
                     sender.choose.eq(~is_gate),
                 ]
                 m.d.sync += [entry.eq(entry + 1), memory.rows.eq(Mux(last_entry, row + 1, 0))]

@@ -6,7 +6,7 @@ from typing import Any
 
 from amaranth.hdl import Cat, DomainRenamer, Module, Value
 from amaranth.lib import wiring
-from amaranth.lib.fifo import AsyncFIFO, AsyncFIFOBuffered, SyncFIFOBuffered
+from amaranth.lib.fifo import AsyncFIFO, SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from boards import Board
@@ -16,6 +16,7 @@ from rtl_gen.sdram_axi import READ_WORDS, SdramAxi
 from rtl_gen.sdram_controller import SdramController
 from rtl_gen.sdram_pins import SdramPins
 from rtl_gen.sdram_timing import BURST
+from rtl_gen.skid_buffer import SkidBuffer
 
 DOMAIN = "sdram"
 """The clock domain of the chip and its controller."""
@@ -81,7 +82,8 @@ class Sdram(wiring.Component):
         segment_bits, write_bits = len(Cat(front.segments.payload)), len(Cat(front.writes.payload))
         m.submodules.segments = segments = AsyncFIFO(width=segment_bits, depth=SEGMENTS, **there)
         m.submodules.writes = writes = SyncFIFOBuffered(width=write_bits, depth=WRITE_WORDS)
-        m.submodules.writes_over = writes_over = AsyncFIFOBuffered(width=write_bits, depth=CROSSING_WORDS + 1, **there)
+        m.submodules.writes_over = writes_over = AsyncFIFO(width=write_bits, depth=CROSSING_WORDS, **there)
+        m.submodules.next_write = next_write = DomainRenamer(DOMAIN)(SkidBuffer(write_bits))
         m.submodules.words_over = words_over = AsyncFIFO(width=self.arch.data_bits, depth=CROSSING_WORDS, **back)
         m.submodules.words = words = SyncFIFOBuffered(width=self.arch.data_bits, depth=READ_WORDS)
         m.d.comb += [
@@ -89,7 +91,8 @@ class Sdram(wiring.Component):
             *_connect(segments.r_stream, controller.segments),
             *_connect(front.writes, writes.w_stream),
             *_connect(writes.r_stream, writes_over.w_stream),
-            *_connect(writes_over.r_stream, controller.writes),
+            *_connect(writes_over.r_stream, next_write.i),
+            *_connect(next_write.o, controller.writes),
             words_over.w_data.eq(controller.words),
             words_over.w_en.eq(controller.word_valid),
             *_connect(words_over.r_stream, words.w_stream),

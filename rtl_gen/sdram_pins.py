@@ -11,8 +11,8 @@ from amaranth.lib.wiring import In, Out
 from boards import Memory
 from rtl_gen.sdram_timing import BURST
 
-PAD_CLOCKS = 2
-"""Clocks that the registers of the pads add between a command and its answer: one on the way out, one back."""
+PAD_CLOCKS = 4
+"""Clocks that the registers of the pads add between a command and its answer: two on the way out, two back."""
 
 
 def bank_bits(memory: Memory) -> int:
@@ -31,7 +31,7 @@ def column_bits(memory: Memory) -> int:
 
 
 class SdramPins(wiring.Signature):
-    """Commands and data of one chip, seen from the controller: a clock before they are at the pins, or after.
+    """Commands and data of one chip, seen from the controller: two clocks before they are at the pins, or after.
 
     Commands are true when 1; the pads invert them. The chip's clock is not among them: it is the top level's, the
     inverse of the controller's.
@@ -58,6 +58,8 @@ class SdramPins(wiring.Signature):
 class SdramPads(wiring.Component):
     """A register in the pad of each pin, so that the chip's setup and hold times do not depend on placement.
 
+    And one before or behind it, for the pads are spread over a side of the FPGA.
+
     Parameters
     ----------
     memory : Memory
@@ -71,7 +73,7 @@ class SdramPads(wiring.Component):
     -------
     pins : In(SdramPins(memory))
 
-    Latency: one clock from a member to a pin, one from a pin to a member.
+    Latency: two clocks from a member to a pin, two from a pin to a member.
     """
 
     def __init__(self, memory: Memory, ports: Any):
@@ -82,7 +84,8 @@ class SdramPads(wiring.Component):
         m = Module()
         for name in ("clk_en", "cs", "ras", "cas", "we", "ba", "a", "dqm"):
             m.submodules[name] = buffer = io.FFBuffer("o", getattr(self.ports, name))
-            m.d.comb += buffer.o.eq(getattr(self.pins, name))
+            domain = m.d.comb if name == "clk_en" else m.d.sync  # which never changes, and is to be high from the start
+            domain += buffer.o.eq(getattr(self.pins, name))
         m.submodules.dq = dq = io.FFBuffer("io", self.ports.dq)
-        m.d.comb += [dq.o.eq(self.pins.dq_o), dq.oe.eq(self.pins.dq_oe), self.pins.dq_i.eq(dq.i)]
+        m.d.sync += [dq.o.eq(self.pins.dq_o), dq.oe.eq(self.pins.dq_oe), self.pins.dq_i.eq(dq.i)]
         return m

@@ -126,11 +126,11 @@ class Sequencer(wiring.Component):
                 m.d.comb += shift.eq(Mux(job.shared, layer.shared_down_shift, layer.down_shift))
 
         # ---- the loop nest ----
-        group, block, pass_, slot, lower = Signal(16), Signal(10), Signal(3), Signal(slot_bits(arch)), Signal()
+        group, block, pass_, slot = Signal(16), Signal(10), Signal(3), Signal(slot_bits(arch))
         router = Signal()
         # Registers: what is issued, swapped and loaded depends on them.
-        last_group, last_block, last_pass, last_slot = Signal(), Signal(), Signal(), Signal()
-        last_half = ~router | lower
+        last_group, last_block, last_pass, last_slot, last_half = Signal(), Signal(), Signal(), Signal(), Signal()
+        lower = router & last_half
         tile_index = Signal(range(TILES_PER_SCALE_BEAT))
 
         m.submodules.loader = loader = PlaneLoader(arch)
@@ -163,7 +163,7 @@ class Sequencer(wiring.Component):
             m.d.sync += [index.eq(Mux(last, 0, index + 1)), last.eq(Mux(last, final == 0, index + 1 == final))]
 
         with m.If(issue):
-            m.d.sync += lower.eq(~last_half)
+            m.d.sync += last_half.eq(~router | ~last_half)
             with m.If(last_half):
                 step(slot, last_slot, final_slot)
         with m.If(end_of_pass):
@@ -206,6 +206,7 @@ class Sequencer(wiring.Component):
                 last_block.eq(coming_blocks == 1),
                 last_pass.eq(passes_of(coming.bits) == 1),
                 last_slot.eq(coming.slots == 1),
+                last_half.eq(coming.kind != Kind.ROUTER),
             ]
         with m.If(issue):
             m.d.comb += self.activity.eq(Activity.BUSY)

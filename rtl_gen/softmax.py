@@ -37,7 +37,7 @@ class Softmax(wiring.Component):
     logit_valid, logit : In
         A logit, in any order.
     peak : Out(48, signed)
-        The largest logit since ``start``.
+        The largest logit since ``start``, two cycles after it.
     sum : In(1)
         Pulse before the first exponential; ``lse`` is 0 from the next cycle.
     term_valid, term : In
@@ -77,10 +77,12 @@ class Softmax(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        logit, logit_valid = Signal.like(self.logit), Signal()
+        m.d.sync += [logit.eq(self.logit), logit_valid.eq(self.logit_valid)]
         with m.If(self.start):
             m.d.sync += self.peak.eq(LOWEST)
-        with m.Elif(self.logit_valid & (self.logit > self.peak)):
-            m.d.sync += self.peak.eq(self.logit)
+        with m.Elif(logit_valid & (logit > self.peak)):
+            m.d.sync += self.peak.eq(logit)
 
         total = Signal(bits_for(self.arch.max_experts * ONE))
         logarithm = Signal(LSE_BITS + 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import enum, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
@@ -27,12 +27,17 @@ SEGMENTS = 4
 
 
 class Expected(enum.Enum, shape=2):
-    """What the next beat is. The upper bit, a register, says whether it is taken: all who read memory wait for it."""
+    """What the next beat is."""
 
     NO_SEGMENT = 0
     NO_ROOM = 1  # for scales; and while a segment's first planes are counted
     SCALES = 2
     PLANES = 3
+
+
+def takes(expected: enum.EnumView) -> Value:
+    """Whether a beat is taken in the cycle in which it is there."""
+    return expected.as_value()[1]
 
 
 def scale_queue_depth(arch: Arch) -> int:
@@ -41,7 +46,7 @@ def scale_queue_depth(arch: Arch) -> int:
     All that the expert buffer's credits allow on their way: one in 9 beats of codes of two bits, and a partial one for
     each segment. They must not stop the bus, on which the vectors that the array waits for may come behind them.
     """
-    return arch.expert_beats // (TILES_PER_SCALE_BEAT * FEWEST_PLANES) + 2 * SEGMENTS + 8
+    return arch.expert_beats // (TILES_PER_SCALE_BEAT * FEWEST_PLANES) + 2 * SEGMENTS + 9
 
 
 class Streamer(wiring.Component):
@@ -74,7 +79,7 @@ class Streamer(wiring.Component):
     waiting : Out(1)
         Words are outstanding.
 
-    Latency: twelve cycles from a segment to its first burst, one from a beat to its write port; throughput: a bus word
+    Latency: twelve cycles from a segment to its first burst, two from a beat to its write port; throughput: a bus word
     a cycle.
     """
 
@@ -173,25 +178,25 @@ class Streamer(wiring.Component):
         beat = Signal(arch.beat_bits)
         beat_held = Signal()
         expected = Signal(Expected)
-        takes = expected.as_value()[1]
-        beat_taken = Signal()
-        m.d.comb += beat_taken.eq(beat_held & takes)
+        expected_next = Signal(Expected)
+        m.d.comb += expected_next.eq(expected)
+        m.d.sync += expected.eq(expected_next)
         outstanding = Signal(range(capacity + 1))
         taken = self.words.valid & self.words.ready
-        m.d.comb += [
-            self.words.ready.eq(~beat_held | takes),
-            self.waiting.eq(outstanding != 0),
+        held_next = (taken & lane[-1]) | (beat_held & ~takes(expected))
+        # A register, for the words wait elsewhere.
+        ready = Signal()
+        m.d.comb += [self.words.ready.eq(ready), self.waiting.eq(outstanding != 0)]
+        m.d.sync += [
+            beat_held.eq(held_next),
+            ready.eq(~held_next | takes(expected_next)),
+            outstanding.eq(outstanding + Mux(request, burst_words, 0) - taken),
         ]
-        m.d.sync += outstanding.eq(outstanding + Mux(request, burst_words, 0) - taken)
-        with m.If(beat_taken):
-            m.d.sync += beat_held.eq(0)
         with m.If(taken):
             m.d.sync += lane.eq(lane.rotate_left(1))
             for index in range(per_beat):
                 with m.If(lane[index]):
                     m.d.sync += beat.word_select(index, arch.data_bits).eq(self.words.payload.data)
-            with m.If(lane[-1]):
-                m.d.sync += beat_held.eq(1)
         with m.If(self.clear):
             m.d.sync += self.error.eq(0)
         with m.Elif(taken & self.words.payload.error):
@@ -202,7 +207,6 @@ class Streamer(wiring.Component):
         tiles_left = Signal(TILE_BITS)
         tile_planes = Signal.like(segment.bits)
         planes_left = Signal(range(TILES_PER_SCALE_BEAT << len(tile_planes)))
-        plane_address = Signal.like(self.plane_address)
         # The tiles of the next scale beat and their planes, counted while the planes before arrive.
         last_group = Signal()
         group_planes = Signal.like(planes_left)
@@ -211,39 +215,46 @@ class Streamer(wiring.Component):
             last_group.eq(tiles_left <= TILES_PER_SCALE_BEAT),
             group_planes.eq(sum((Mux(bit, tile_planes << n, 0) for n, bit in enumerate(group_tiles)), Const(0))),
         ]
-        m.d.comb += [
+        # One more register, for the queue and the row banks are far from each other.
+        scale_write = Signal()
+        m.d.sync += [
             self.beat.eq(beat),
-            self.plane_address.eq(plane_address),
-            scale_queue.w_data.eq(beat),
+            self.plane_write.eq(beat_held & (expected == Expected.PLANES)),
+            scale_write.eq(beat_held & (expected == Expected.SCALES)),
+        ]
+        with m.If(self.plane_write):
+            m.d.sync += self.plane_address.eq(self.plane_address + 1)
+        m.d.comb += [
+            scale_queue.w_data.eq(self.beat),
+            scale_queue.w_en.eq(scale_write),
             scale_queue.r_en.eq(~self.scales.valid | self.scales.ready),
         ]
         with m.If(scale_queue.r_en):  # in registers, for block RAM answers late
             m.d.sync += [self.scales.payload.eq(scale_queue.r_data), self.scales.valid.eq(scale_queue.r_rdy)]
-        # Of the cycle before: no scales come twice in three cycles, and nothing else takes their room.
+        # Some cycles old: room for one more than this beat, and no third one comes in three cycles.
         has_room_for_scales = Signal()
-        m.d.sync += has_room_for_scales.eq(scale_queue.w_rdy)
+        m.d.sync += has_room_for_scales.eq(scale_queue.w_level < scale_queue.depth - 1)
         scales_next = Mux(has_room_for_scales, Expected.SCALES, Expected.NO_ROOM)
         with m.Switch(expected):
             with m.Case(Expected.NO_SEGMENT):
                 m.d.comb += shapes.r_en.eq(1)
                 with m.If(shapes.r_rdy):
-                    m.d.sync += [Cat(tiles_left, tile_planes).eq(shapes.r_data), expected.eq(Expected.NO_ROOM)]
+                    m.d.sync += Cat(tiles_left, tile_planes).eq(shapes.r_data)
+                    m.d.comb += expected_next.eq(Expected.NO_ROOM)
             with m.Case(Expected.NO_ROOM):
-                m.d.sync += expected.eq(scales_next)
+                m.d.comb += expected_next.eq(scales_next)
             with m.Case(Expected.SCALES):
-                m.d.comb += [scale_taken.eq(beat_held), scale_queue.w_en.eq(beat_held)]
+                m.d.comb += scale_taken.eq(beat_held)
                 with m.If(scale_taken):
                     m.d.sync += [
                         planes_left.eq(group_planes),
                         tiles_left.eq(Mux(last_group, 0, tiles_left - TILES_PER_SCALE_BEAT)),
-                        expected.eq(Expected.PLANES),
                     ]
-            with m.Case(Expected.PLANES):
-                m.d.comb += self.plane_write.eq(beat_held)
-                with m.If(beat_held):
-                    m.d.sync += [planes_left.eq(planes_left - 1), plane_address.eq(plane_address + 1)]
-                    with m.If(planes_left == 1):
-                        m.d.sync += expected.eq(Mux(tiles_left == 0, Expected.NO_SEGMENT, scales_next))
+                    m.d.comb += expected_next.eq(Expected.PLANES)
+            with m.Case(Expected.PLANES), m.If(beat_held):
+                m.d.sync += planes_left.eq(planes_left - 1)
+                with m.If(planes_left == 1):
+                    m.d.comb += expected_next.eq(Mux(tiles_left == 0, Expected.NO_SEGMENT, scales_next))
 
         level = Signal(range(arch.expert_beats + 1))
         m.d.comb += self.beat_ready.eq(level != 0)

@@ -32,7 +32,9 @@ class Family:
 
 
 ECP5 = Family(
-    "synth_ecp5",
+    # No block relies on what comes of a word that is read while it is written. Where Yosys has to see to it, it delays
+    # every write to a block RAM and compares its address with every read.
+    "synth_ecp5 -no-rw-check",
     luts={"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 4},  # wider multiplexers join LUTs without taking any
     flip_flops={"TRELLIS_FF": 1},
     dsps={"MULT18X18D": 1},

@@ -17,6 +17,8 @@ from moe_hw import tools
 from moe_hw.errors import SetupError
 from rtl_gen.emit import to_verilog
 from sim import verilator
+from sim.bench.collisions import unknown_collisions
+from sim.netlist import to_netlist
 
 
 @contextlib.contextmanager
@@ -35,22 +37,32 @@ def random_seed() -> int:
     return int(os.environ.get("COCOTB_RANDOM_SEED", random.SystemRandom().randrange(1 << 31)))
 
 
-def run_bench(component: wiring.Component, test_module: str, tests: str = "", **parameters: object) -> None:
+def run_bench(
+    component: wiring.Component, test_module: str, tests: str = "", *, netlist: bool = False, **parameters: object
+) -> None:
     """Run the cocotb tests of ``test_module`` on ``component``.
 
     Parameters:
         component: the block under test, top module ``dut``.
         test_module: importable name of the module with the ``@cocotb.test`` coroutines.
         tests: beginning of the names of the tests to run; all of them if empty.
+        netlist: run them on what synthesis makes of the block.
         parameters: strings the tests read back with :func:`parameter`.
 
     Raises:
         AssertionError: a cocotb test failed. The seed to replay it is printed: set ``COCOTB_RANDOM_SEED``.
         SetupError: the bench does not build; the message shows the end of its log.
     """
-    text = to_verilog(component, "dut")
+    options = ["-Wno-fatal", "-Wno-lint", "-Wno-style", "--x-initial", "unique", "--x-assign", "1"]
+    if netlist:
+        text = to_netlist(to_verilog(component, "dut"), "dut")
+        # A netlist has a hundred thousand signals; cocotb needs the ports.
+        options += ["--no-public-flat-rw", "--public-depth", "1"]
+    else:
+        with unknown_collisions():
+            text = to_verilog(component, "dut")
     # Verilator writes where it and cocotb are installed into its makefile, and does not notice that they have moved.
-    digest = hashlib.sha256(f"{sys.prefix}\0{text}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256("\0".join((sys.prefix, *options, text)).encode()).hexdigest()[:16]
     build = tools.cache_root("bench") / digest
     build.mkdir(parents=True, exist_ok=True)
     source = build / "dut.v"
@@ -69,7 +81,7 @@ def run_bench(component: wiring.Component, test_module: str, tests: str = "", **
                 sources=[source],
                 hdl_toplevel="dut",
                 build_dir=build,
-                build_args=["-Wno-fatal", "-Wno-lint", "-Wno-style", "--x-initial", "unique"],
+                build_args=options,
                 log_file=log,
             )
         except RuntimeError as error:

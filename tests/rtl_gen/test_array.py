@@ -14,8 +14,12 @@ from sim.bench import streams
 from sim.bench.runner import parameter, run_bench
 
 
+def arch_of(columns: int) -> Arch:
+    return Arch(columns=columns, expert_beats=512, vector_blocks=512, data_bits=32)  # in block RAM
+
+
 def arch() -> Arch:
-    return Arch(columns=int(parameter("columns")), expert_beats=64, vector_blocks=64, data_bits=32)
+    return arch_of(int(parameter("columns")))
 
 
 def plane_beats(codes: np.ndarray, planes: int) -> list[int]:
@@ -140,5 +144,8 @@ async def reset_in_flight(dut):
 
 @pytest.mark.parametrize("columns", [4, 8])
 def test_array(columns: int) -> None:
-    sizes = Arch(columns=columns, expert_beats=64, vector_blocks=64, data_bits=32)
-    run_bench(Array(sizes), __name__, columns=columns)
+    run_bench(Array(arch_of(columns)), __name__, columns=columns)
+
+
+def test_netlist() -> None:
+    run_bench(Array(arch_of(4)), __name__, netlist=True, columns=4)

@@ -8,12 +8,13 @@ import re
 import pytest
 
 from boards import load_board
-from moe_hw.arch import ROWS, Arch
+from moe_hw.arch import ACC_BITS, ROWS, Arch
 from moe_hw.fit import arch_of
-from rtl_gen.floorplan import BLOCK_RAM, MULTIPLIER, Place, apply, floorplan
+from rtl_gen.floorplan import BLOCK_RAM, BLOCK_RAM_BITS, MULTIPLIER, Place, apply, floorplan
 
 PRESET = arch_of(load_board("ulx3s-85f"))
 COLUMNS, LINES = range(4, 120), (10, 34, 58)
+SUM_BANKS = PRESET.combine_elements * ACC_BITS // BLOCK_RAM_BITS
 
 
 def rows(kind: str) -> list[Place]:
@@ -28,7 +29,7 @@ def centre(place: Place) -> float:
 
 def test_each_cell_of_the_preset_has_a_site_of_its_own() -> None:
     sites = [site for place in floorplan(PRESET) for site in place.sites]
-    assert len(set(sites)) == len(sites) == ROWS * (PRESET.columns // 2 + 2) + 25
+    assert len(set(sites)) == len(sites) == ROWS * (PRESET.columns // 2 + 2) + 25 + SUM_BANKS
     multipliers = [site for place in floorplan(PRESET) if place.type == MULTIPLIER for site in place.sites]
     for site in multipliers:
         x, y, number = map(int, re.fullmatch(r"X(\d+)/Y(\d+)/MULT18_(\d)", site).groups())

@@ -17,7 +17,7 @@ INDEX_BITS = 3
 class TopKSpecification(wiring.Component):
     """Watches one entry, any of them: as many entries come out before it as beat it.
 
-    Keys are inserted with ascending indices, then the chain is read from its front.
+    Keys are inserted with ascending indices, then the chain is read from its first place on, a place a cycle.
 
     Parameters:
         size: of the chain.
@@ -32,7 +32,7 @@ class TopKSpecification(wiring.Component):
                 "clear": In(1),
                 "insert": In(1),
                 "key": In(signed(KEY_BITS)),
-                "pop": In(1),
+                "read": In(1),
                 "watched": In(INDEX_BITS),
                 "watched_key": In(signed(KEY_BITS)),
             }
@@ -42,16 +42,19 @@ class TopKSpecification(wiring.Component):
         m = Module()
         m.submodules.topk = topk = TopK(self.size, KEY_BITS, INDEX_BITS)
         index = Signal(INDEX_BITS)
-        popped = Signal(range(self.size + 1))
+        place = Signal(range(self.size + 1))  # that is read
+        is_read = Signal()
+        place_read = Signal.like(place)
+        right = Signal()  # the first place, two cycles after the last key
         m.d.comb += [
             topk.clear.eq(self.clear),
             topk.valid.eq(self.insert),
             topk.entry.key.eq(self.key),
             topk.entry.index.eq(index),
-            topk.pop.eq(self.pop),
-            Assume(~(self.insert & (self.pop | (popped != 0)))),
+            topk.place.eq(place),
+            Assume(~(self.insert & (self.read | (place != 0)))),
             Assume(~(self.insert & (index == (1 << INDEX_BITS) - 1))),
-            Assume(~(self.pop & (popped == self.size))),
+            Assume(~(self.read & (~right | (place == self.size)))),
         ]
 
         started = Signal()
@@ -73,19 +76,22 @@ class TopKSpecification(wiring.Component):
                 seen.eq(seen | is_watched),
                 beaten_by.eq(beaten_by + (beats & ~is_watched)),
             ]
-        with m.If(self.pop):
-            m.d.sync += popped.eq(popped + 1)
+        m.d.sync += [right.eq(~self.insert), is_read.eq(self.read), place_read.eq(place)]
+        with m.If(self.read):
+            m.d.sync += place.eq(place + 1)
         with m.If(self.clear):
-            m.d.sync += [index.eq(0), popped.eq(0), seen.eq(0), beaten_by.eq(0)]
+            m.d.sync += [index.eq(0), place.eq(0), seen.eq(0), beaten_by.eq(0), is_read.eq(0)]
 
-        with m.If(seen & (beaten_by == popped) & (popped < self.size)):
-            m.d.comb += Assert((topk.front.index == self.watched) & (topk.front.key == self.watched_key))
+        with m.If(is_read & seen & (beaten_by == place_read)):
+            m.d.comb += Assert(topk.index == self.watched)
+            with m.If(place_read == 0):
+                m.d.comb += Assert(topk.largest == self.watched_key)
         return m
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_entries_come_out_in_order(size: int) -> None:
-    prove(TopKSpecification(size), depth=8)
+    prove(TopKSpecification(size), depth=10)
 
 
 def test_the_proof_can_fail() -> None:

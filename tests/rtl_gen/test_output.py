@@ -53,6 +53,7 @@ class Bench:
 
     async def _serve(self) -> None:
         dut, lanes = self.dut, self.arch.lanes
+        read = None
         while True:
             await ReadOnly()
             enabled = int(dut.read__enable.value)
@@ -60,11 +61,14 @@ class Bench:
             self.stored += int(dut.stored.value)
             self.cleared += int(dut.clearing.value)
             await RisingEdge(dut.clk)
+            if read is not None:
+                dut.read__sums.value, dut.read__exponent.value = read
+            read = None
             if enabled:
                 words = self.sums[address * lanes : (address + 1) * lanes]
                 mask = (1 << ACC_BITS) - 1
-                dut.read__sums.value = sum((int(word) & mask) << ACC_BITS * lane for lane, word in enumerate(words))
-                dut.read__exponent.value = self.exponents[token]
+                sums = sum((int(word) & mask) << ACC_BITS * lane for lane, word in enumerate(words))
+                read = sums, self.exponents[token]
                 words[:] = 0
 
     async def pulse(self, name: str) -> None:

@@ -24,13 +24,18 @@ LARGEST = (1 << ACC_BITS - 1) - 1
 
 ARCHES = {
     "one_slot": Arch(columns=4, max_tokens=4, slots=1, max_experts=2, max_top_k=1, logit_words=2),
+    "small": Arch(columns=4, max_tokens=8, slots=4, max_experts=16, max_top_k=4, logit_words=32),
     "wide": Arch(columns=32, max_tokens=64, slots=8, max_experts=512, max_top_k=16, logit_words=1 << 8),
 }
 
 
-@pytest.mark.parametrize("arch", list(ARCHES))
+@pytest.mark.parametrize("arch", ["one_slot", "wide"])
 def test_router(arch: str) -> None:
     run_bench(Router(ARCHES[arch]), __name__, arch=arch)
+
+
+def test_netlist() -> None:
+    run_bench(Router(ARCHES["small"]), __name__, "random_batches", netlist=True, arch="small")
 
 
 def bench_arch() -> Arch:
