@@ -39,6 +39,9 @@ REGISTERS = {
 CL, CWL = 6, 5
 """Clocks from a read or write to its data, of every DDR3 chip up to 800 MT/s."""
 
+BITSLIPS, DELAYS = 4, 8
+"""Settings of a byte lane of the PHY: by how many transfers its reads are shifted, and when they are strobed."""
+
 RECOVERY_CODES = {5: 1, 6: 2, 7: 3, 8: 4, 10: 5, 12: 6, 14: 7, 16: 0}
 """Mode register 0: its code of the clocks from a write to an automatic precharge."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 
-from litedram.common import GeomSettings, TimingSettings
+from litedram.common import GeomSettings, PhySettings, TimingSettings
 from litedram.core import LiteDRAMCore
 from litedram.core.controller import ControllerSettings
 from litedram.phy import ECP5DDRPHY
@@ -16,7 +16,7 @@ from litedram.phy.dfi import Interface
 from litex.soc.interconnect.csr import CSRStorage
 from litex.soc.interconnect.csr_bus import CSRBank
 from litex.soc.interconnect.csr_bus import Interface as Registers
-from migen import Instance, Module, Record
+from migen import Constant, Instance, Module, Record
 from migen.fhdl import verilog
 from migen.fhdl.specials import Tristate
 
@@ -36,6 +36,12 @@ def clock_mhz(memory: Memory) -> float:
     return memory.mt_per_s / (2 * PHASES)
 
 
+def latencies(memory: Memory) -> tuple[int, int]:
+    """Clocks of the controller from a read and from a write at DFI to its data there."""
+    settings = _settings(memory)
+    return settings.read_latency, settings.write_latency
+
+
 def controller_verilog(memory: Memory) -> str:
     """The controller with one native port, for :func:`controller_ports`."""
     return _verilog(_Controller(memory), CONTROLLER_MODULE)
@@ -50,7 +56,7 @@ class _Controller(Module):
     """LiteDRAM's controller, its crossbar and its command injector, with the registers ``CONTROLLER``."""
 
     def __init__(self, memory: Memory):
-        settings = ECP5DDRPHY(_pads(memory), clock_mhz(memory) * 1e6, CL, CWL).settings
+        settings = _settings(memory)
         geometry = _geometry(memory)
         self.dfi = Interface(
             geometry.addressbits, geometry.bankbits, settings.nranks, settings.dfi_databits, settings.nphases
@@ -63,6 +69,8 @@ class _Controller(Module):
             # Comparing a bank's next two rows, to close the first one early, is its slowest path.
             controller_settings=ControllerSettings(with_auto_precharge=False),
         )
+        # LiteDRAM would begin with refreshes, to a chip that is not initialised. This way clock enable stays low.
+        core.dfii._control.storage.reset = Constant(0, len(core.dfii._control.storage))
         port = core.crossbar.get_port()
         self.init_done = CSRStorage()
         registers = [*core.dfii.get_csrs(), self.init_done]
@@ -94,6 +102,11 @@ class _Pad(Module):
         self.specials += Instance("BB", i_I=pad.o, i_T=~pad.oe, o_O=pad.i, io_B=pad.target)
 
     lower = classmethod(lambda cls, pad: cls(pad))
+
+
+def _settings(memory: Memory) -> PhySettings:
+    """What the PHY says about itself."""
+    return ECP5DDRPHY(_pads(memory), clock_mhz(memory) * 1e6, CL, CWL).settings
 
 
 def _verilog(module: _Controller | _Phy, name: str) -> str:
