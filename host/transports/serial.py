@@ -97,7 +97,7 @@ class SerialTransport(Transport):
         progress: told how far long transfers are.
 
     Raises:
-        DeviceError: nobody answers, or not a bridge of this version, or the memory cannot be initialised.
+        DeviceError: nobody answers, or not a bridge of this version.
     """
 
     def __init__(self, port: SerialPort, board: Board, arch: Arch, progress: Callable[[str], None] | None = None):
@@ -109,10 +109,13 @@ class SerialTransport(Transport):
         self._memory = board.memory
         self.memory_bytes = board.memory.size_bytes
         self.memory_bytes_per_cycle = board.memory_bytes_per_cycle
-        if board.memory.type == "ddr3":
-            registers = _MemoryRegisters(self)
-            if registers.read(["init_done"]) == [0]:
-                ddr3.bring_up(registers, board.memory, port.name, progress)
+
+    def start(self) -> None:
+        if self._memory.type != "ddr3":
+            return
+        registers = _MemoryRegisters(self)
+        if registers.read(["init_done"]) == [0]:
+            ddr3.bring_up(registers, self._memory, self._port.name, self._progress)
 
     def read(self, address: int, size: int) -> np.ndarray:
         self._memory.check_range(address, size)
