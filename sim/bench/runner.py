@@ -35,20 +35,23 @@ def random_seed() -> int:
     return int(os.environ.get("COCOTB_RANDOM_SEED", random.SystemRandom().randrange(1 << 31)))
 
 
-def run_bench(component: wiring.Component, test_module: str, tests: str = "", **parameters: object) -> None:
+def run_bench(
+    component: wiring.Component, test_module: str, tests: str = "", beside: str = "", **parameters: object
+) -> None:
     """Run the cocotb tests of ``test_module`` on ``component``.
 
     Parameters:
         component: the block under test, top module ``dut``.
         test_module: importable name of the module with the ``@cocotb.test`` coroutines.
         tests: beginning of the names of the tests to run; all of them if empty.
+        beside: Verilog of what the component instantiates and does not emit.
         parameters: strings the tests read back with :func:`parameter`.
 
     Raises:
         AssertionError: a cocotb test failed. The seed to replay it is printed: set ``COCOTB_RANDOM_SEED``.
         SetupError: the bench does not build; the message shows the end of its log.
     """
-    text = to_verilog(component, "dut")
+    text = to_verilog(component, "dut") + beside
     # Verilator writes where it and cocotb are installed into its makefile, and does not notice that they have moved.
     digest = hashlib.sha256(f"{sys.prefix}\0{text}".encode()).hexdigest()[:16]
     build = tools.cache_root("bench") / digest
