@@ -12,7 +12,7 @@ from moe_hw.ddr3 import REGISTERS_ADDR_BITS
 from rtl_gen.bus import AXI4, AXI4Lite
 from rtl_gen.dfi import Dfi, PhyInterface, RegisterBus, connections
 from rtl_gen.litedram_core import CONTROLLER_MODULE, clock_mhz
-from rtl_gen.native_port import NativeMaster, NativePort
+from rtl_gen.native_master import NativeMaster, NativePort
 from rtl_gen.register_crossing import RegisterCrossing
 from rtl_gen.sdram_front import SdramFront
 

@@ -25,7 +25,7 @@ from rtl_gen.serial_board import SerialBoard
 
 OSCILLATOR_MHZ = 100.0
 
-INIT_MHZ = 25.0
+INIT_MHZ = 24.0
 """Clock of the sequence in which the PHY starts its clocks."""
 
 HEARTBEAT_BITS = 26

@@ -18,8 +18,8 @@ from rtl_gen.dfi import Dfi
 from rtl_gen.litedram_core import latencies
 from sim.ddr3_chip import Ddr3Chip, parameters
 
-CONTROLLER_PS = 10_000
-"""Period of the controller's clock: 100 MHz."""
+CONTROLLER_PS = 11_112
+"""Period of the controller's clock: 90 MHz, of which half is whole picoseconds."""
 
 COMMAND = ("cke", "cs_n", "ras_n", "cas_n", "we_n", "bank", "address")
 DATA = ("wrdata_en", "rddata_en", "wrdata", "wrdata_mask")

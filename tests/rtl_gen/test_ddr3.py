@@ -247,7 +247,7 @@ def test_a_bus_of_another_width_is_refused() -> None:
 
 
 def test_a_fabric_that_is_slower_than_the_words_is_refused() -> None:
-    with pytest.raises(ValueError, match="clock_mhz: expected at least 50, half of the controller's, got 40"):
+    with pytest.raises(ValueError, match="clock_mhz: expected at least 45, half of the controller's, got 40"):
         Ddr3(ARCH, dataclasses.replace(BOARD, clock_mhz=40.0))
 
 

@@ -40,7 +40,7 @@ def test_no_negative_pin_of_a_pair_is_located(design: BoardDesign) -> None:
 
 
 def test_clocks(design: BoardDesign) -> None:
-    assert design.clocks == {"sync": 80.0, "dram": 100.0, "init": 25.0}
+    assert design.clocks == {"sync": 80.0, "dram": 90.0, "init": 24.0}
     assert re.findall(r"FREQUENCY .*", design.constraints) == ['FREQUENCY PORT "clk100_0__io" 100000000.0 HZ;']
     text = design.sources[f"{TOP}.il"]
     for cell in ("EHXPLLL", "ECLKSYNCB", "CLKDIVF"):

@@ -62,5 +62,5 @@ def test_times_are_rounded_up_to_clocks_of_the_controller() -> None:
     """With a clock of the chip to spare where the second command may come in the earlier phase."""
     timing = litedram_core._timing(MEMORY)
     clocks = {name: getattr(timing, name) for name in ("tRP", "tRCD", "tRAS", "tRC", "tWR", "tFAW", "tRFC", "tREFI")}
-    assert clocks == {"tRP": 2, "tRCD": 2, "tRAS": 4, "tRC": 6, "tWR": 2, "tFAW": 5, "tRFC": 27, "tREFI": 780}
+    assert clocks == {"tRP": 2, "tRCD": 2, "tRAS": 4, "tRC": 5, "tWR": 2, "tFAW": 5, "tRFC": 24, "tREFI": 702}
     assert (timing.tRRD, timing.tCCD, timing.tWTR, timing.tZQCS) == (2, 2, 2, 32)

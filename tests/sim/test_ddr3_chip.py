@@ -156,8 +156,8 @@ def test_both_commands_and_their_clocks_are_named(session: Session) -> None:
 def test_parameters_of_a_board() -> None:
     memory = load_board("ecpix5-85f").memory
     found = parameters(memory)
-    assert (found.CL, found.CWL, found.tRCD, found.tRC, found.tRFC, found.tREFI) == (6, 5, 3, 10, 52, 1560)
-    assert (found.tMOD, found.tXPR, found.power_up) == (12, 54, 100_000)
+    assert (found.CL, found.CWL, found.tRCD, found.tRC, found.tRFC, found.tREFI) == (6, 5, 3, 9, 47, 1404)
+    assert (found.tMOD, found.tXPR, found.power_up) == (12, 49, 90_000)
     assert (found.banks, found.rows, found.columns) == (8, 32768, 1024)
     faster = parameters(dataclasses.replace(memory, mt_per_s=800.0))
     assert (faster.tRCD, faster.tREFI, faster.power_up) == (6, 3120, 200_000)

@@ -9,7 +9,7 @@ import cocotb
 from cocotb.triggers import ReadOnly, RisingEdge
 
 from boards import load_board
-from rtl_gen.native_port import STAGED_WORDS, NativeMaster
+from rtl_gen.native_master import STAGED_WORDS, NativeMaster
 from rtl_gen.sdram_types import segment_layout, word_layout
 from sim.bench import streams
 from sim.bench.runner import run_bench
@@ -114,5 +114,5 @@ async def random_segments(dut, pattern):
         task.cancel()
 
 
-def test_native_port() -> None:
+def test_native_master() -> None:
     run_bench(NativeMaster(MEMORY), __name__)
