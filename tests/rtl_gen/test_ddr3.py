@@ -231,7 +231,7 @@ async def latency(dut):
     """Of a word in an open row, and in another row of the same bank."""
     async with board(dut) as ((master, _), _):
         await master.read([burst(1, 0)])
-        for address, most in ((WORD, 28), (8 * ROW, 32)):
+        for address, most in ((WORD, 30), (8 * ROW, 34)):
             cycles = await cycles_of(dut, master.read([burst(1, address)]))
             dut._log.info(f"latency {cycles}")
             assert cycles <= most
