@@ -38,6 +38,7 @@ class Device:
         self.transport = transport
         self.arch = transport.arch
         self._check_identity()
+        self.transport.start()
         self.memory = Allocator(transport.memory_bytes, self.arch.segment_bytes)
         self.ring = Ring(transport, self.memory.alloc(RING_BYTES, "the command ring"))
         self.workspace = 0

@@ -29,6 +29,13 @@ class Transport(abc.ABC):
         """64-bit hash that the device has to show."""
         return self.arch.hash
 
+    def start(self) -> None:  # noqa: B027, most memories need nothing
+        """Make memory usable. Called once, when the device has turned out to be the right one.
+
+        Raises:
+            DeviceError: the memory does not work.
+        """
+
     @abc.abstractmethod
     def read(self, address: int, size: int) -> np.ndarray:
         """``size`` bytes of device memory, uint8."""

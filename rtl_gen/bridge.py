@@ -13,7 +13,7 @@ from rtl_gen.bus import AXI4, AXI4Lite
 from rtl_gen.deframer import Deframer
 from rtl_gen.frame_queue import FrameQueue
 from rtl_gen.framer import CONTENT, Framer
-from rtl_gen.registers import CSR_ADDR_BITS
+from rtl_gen.registers import host_addr_bits
 from rtl_gen.requests import Requests
 from rtl_gen.skid_buffer import SkidBuffer
 from rtl_gen.uart import UartReceiver, UartTransmitter
@@ -34,13 +34,15 @@ class Bridge(wiring.Component):
         Sizes of the accelerator.
     clock_hz, baud : int
         As of ``BitClock``.
+    memory_registers : bool
+        As of ``RequestCheck``.
 
     Members
     -------
     rx : In(1), tx : Out(1)
         The pins of the line; ``rx`` has no relation to the clock.
-    m_axi : Out(AXI4(arch)), m_axil : Out(AXI4Lite(CSR_ADDR_BITS))
-        Device memory and the accelerator's CSRs.
+    m_axi : Out(AXI4(arch)), m_axil : Out(AXI4Lite(host_addr_bits(memory_registers)))
+        Device memory and CSRs.
     reset : Out(1)
         Of the accelerator, not of the memory.
 
@@ -48,15 +50,16 @@ class Bridge(wiring.Component):
     carries.
     """
 
-    def __init__(self, arch: Arch, clock_hz: int, baud: int):
+    def __init__(self, arch: Arch, clock_hz: int, baud: int, memory_registers: bool = False):
         self.arch = arch
+        self.memory_registers = memory_registers
         self._receiver, self._transmitter = UartReceiver(clock_hz, baud), UartTransmitter(clock_hz, baud)
         super().__init__(
             {
                 "rx": In(1, init=1),
                 "tx": Out(1, init=1),
                 "m_axi": Out(AXI4(arch)),
-                "m_axil": Out(AXI4Lite(CSR_ADDR_BITS)),
+                "m_axil": Out(AXI4Lite(host_addr_bits(memory_registers))),
                 "reset": Out(1),
             }
         )
@@ -66,7 +69,7 @@ class Bridge(wiring.Component):
         m.submodules.receiver = receiver = self._receiver
         m.submodules.deframer = deframer = Deframer()
         m.submodules.queue = queue = FrameQueue()
-        m.submodules.requests = requests = Requests(self.arch)
+        m.submodules.requests = requests = Requests(self.arch, self.memory_registers)
         m.submodules.answers = answers = SyncFIFOBuffered(width=CONTENT.size, depth=ANSWER_BYTES)
         m.submodules.framer = framer = Framer()
         m.submodules.transmitter = transmitter = self._transmitter

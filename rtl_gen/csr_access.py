@@ -1,4 +1,4 @@
-"""Reads and writes the accelerator's CSRs, one at a time."""
+"""Reads and writes the device's CSRs, one at a time."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from rtl_gen.bus import AXI4Lite
-from rtl_gen.registers import CSR_ADDR_BITS
 
 
 class CsrAccess(wiring.Component):
     """An AXI4-Lite master for one access at a time.
 
+    Parameters
+    ----------
+    addr_bits : int
+        Bits of a byte address.
+
     Members
     -------
-    start : In(1), write : In(1), address : In(CSR_ADDR_BITS), value : In(32)
+    start : In(1), write : In(1), address : In(addr_bits), value : In(32)
         An access; not while ``busy``.
     busy : Out(1)
         From the cycle behind ``start`` until the answer.
@@ -23,23 +27,23 @@ class CsrAccess(wiring.Component):
         How the last access ended, and what it read.
     clear : In(1)
         The other side is in reset: forget the access.
-    m_axil : Out(AXI4Lite(CSR_ADDR_BITS))
+    m_axil : Out(AXI4Lite(addr_bits))
 
     Latency: three cycles with a slave that answers in the next one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, addr_bits: int):
         super().__init__(
             {
                 "start": In(1),
                 "write": In(1),
-                "address": In(CSR_ADDR_BITS),
+                "address": In(addr_bits),
                 "value": In(32),
                 "busy": Out(1),
                 "response": Out(2),
                 "found": Out(32),
                 "clear": In(1),
-                "m_axil": Out(AXI4Lite(CSR_ADDR_BITS)),
+                "m_axil": Out(AXI4Lite(addr_bits)),
             }
         )
 

@@ -46,6 +46,7 @@ from rtl_gen.plane_loader import PlaneLoader
 from rtl_gen.post import Post
 from rtl_gen.probe import Probe
 from rtl_gen.read_arbiter import ReadArbiter
+from rtl_gen.registers import CSR_ADDR_BITS
 from rtl_gen.requant import Requant
 from rtl_gen.request_check import RequestCheck
 from rtl_gen.requests import Requests
@@ -122,7 +123,7 @@ BLOCKS: dict[str, Callable[[Arch], wiring.Component]] = {
     "request_check": RequestCheck,
     "requests": Requests,
     "memory_access": MemoryAccess,
-    "csr_access": lambda arch: CsrAccess(),
+    "csr_access": lambda arch: CsrAccess(CSR_ADDR_BITS),
     "framer": lambda arch: Framer(),
     "bridge": lambda arch: Bridge(arch, CLOCK_HZ, BAUD),
     "axi_arbiter": AxiArbiter,

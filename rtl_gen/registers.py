@@ -7,10 +7,21 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
+from moe_hw.ddr3 import REGISTERS_ADDR_BITS, REGISTERS_BASE
 from moe_hw.registers import CSRS
 from rtl_gen.bus import OKAY, SLVERR, AXI4Lite
 
 CSR_ADDR_BITS = ceil_log2(4 * len(CSRS)) + 1
+
+HOST_ADDR_BITS = ceil_log2(REGISTERS_BASE) + 1
+"""Of a host's bus to a device whose memory has registers, too: its highest bit is ``REGISTERS_BASE``."""
+
+assert CSR_ADDR_BITS < HOST_ADDR_BITS and REGISTERS_ADDR_BITS < HOST_ADDR_BITS
+
+
+def host_addr_bits(memory_registers: bool) -> int:
+    """Of a host's bus to the CSRs."""
+    return HOST_ADDR_BITS if memory_registers else CSR_ADDR_BITS
 
 
 class Registers(wiring.Component):

@@ -9,6 +9,7 @@ from amaranth.utils import ceil_log2
 
 from moe_hw.arch import Arch
 from moe_hw.bridge import Opcode, largest_count
+from moe_hw.ddr3 import REGISTERS_ADDR_BITS, REGISTERS_BASE
 from rtl_gen.frame_queue import LONGEST
 from rtl_gen.registers import CSR_ADDR_BITS
 
@@ -23,6 +24,8 @@ class RequestCheck(wiring.Component):
     ----------
     arch : Arch
         Sizes of the accelerator.
+    memory_registers : bool
+        Among the CSRs are those of ``moe_hw.ddr3``.
 
     Members
     -------
@@ -36,8 +39,9 @@ class RequestCheck(wiring.Component):
     Latency: one cycle.
     """
 
-    def __init__(self, arch: Arch):
+    def __init__(self, arch: Arch, memory_registers: bool = False):
         self.arch = arch
+        self.memory_registers = memory_registers
         super().__init__(
             {"header": In(HEADER_LAYOUT), "data": In(range(LONGEST + 1)), "sound": Out(1), "reachable": Out(1)}
         )
@@ -46,12 +50,15 @@ class RequestCheck(wiring.Component):
         m = Module()
         opcode, count, address = self.header.opcode, self.header.count, self.header.address
         boundary = ceil_log2(largest_count(self.arch.burst_bytes))
+        is_csr = address[CSR_ADDR_BITS:] == 0
+        if self.memory_registers:
+            is_csr |= address[REGISTERS_ADDR_BITS:] == REGISTERS_BASE >> REGISTERS_ADDR_BITS
         allowed, there = Signal(), Signal()
         with m.Switch(opcode):
             with m.Case(Opcode.HELLO, Opcode.RESET, Opcode.CLOCK):
                 m.d.comb += [allowed.eq(count == 0), there.eq(1)]
             with m.Case(Opcode.CSR_READ, Opcode.CSR_WRITE):
-                m.d.comb += [allowed.eq(count == 4), there.eq((address[:2] == 0) & (address[CSR_ADDR_BITS:] == 0))]
+                m.d.comb += [allowed.eq(count == 4), there.eq((address[:2] == 0) & is_csr)]
             with m.Case(Opcode.MEMORY_READ, Opcode.MEMORY_WRITE):
                 last = address[:boundary] + count - 1
                 m.d.comb += [

@@ -24,7 +24,7 @@ from rtl_gen.csr_access import CsrAccess
 from rtl_gen.frame_queue import LONGEST
 from rtl_gen.framer import CONTENT
 from rtl_gen.memory_access import MemoryAccess
-from rtl_gen.registers import CSR_ADDR_BITS
+from rtl_gen.registers import host_addr_bits
 from rtl_gen.request_check import HEADER_LAYOUT, RequestCheck
 
 KEPT_BITS = 3
@@ -38,6 +38,8 @@ class Requests(wiring.Component):
     ----------
     arch : Arch
         Sizes of the accelerator.
+    memory_registers : bool
+        As of ``RequestCheck``.
 
     Members
     -------
@@ -45,16 +47,17 @@ class Requests(wiring.Component):
         As of ``FrameQueue``.
     answers : Out(stream of CONTENT), room : In(1)
         The content of answers; there is room for a whole one.
-    m_axi : Out(AXI4(arch)), m_axil : Out(AXI4Lite(CSR_ADDR_BITS))
-        Device memory and the accelerator's CSRs.
+    m_axi : Out(AXI4(arch)), m_axil : Out(AXI4Lite(host_addr_bits(memory_registers)))
+        Device memory and CSRs.
     reset : Out(1)
         Of the accelerator.
 
     Latency: 15 cycles from a frame to the start of its access; throughput: a byte a cycle.
     """
 
-    def __init__(self, arch: Arch):
+    def __init__(self, arch: Arch, memory_registers: bool = False):
         self.arch = arch
+        self.memory_registers = memory_registers
         super().__init__(
             {
                 "frames": In(stream.Signature(range(LONGEST + 1))),
@@ -62,7 +65,7 @@ class Requests(wiring.Component):
                 "answers": Out(stream.Signature(CONTENT)),
                 "room": In(1),
                 "m_axi": Out(AXI4(arch)),
-                "m_axil": Out(AXI4Lite(CSR_ADDR_BITS)),
+                "m_axil": Out(AXI4Lite(host_addr_bits(memory_registers))),
                 "reset": Out(1),
             }
         )
@@ -79,7 +82,7 @@ class Requests(wiring.Component):
         # ---- what does the requests ----
         value = Signal(32)  # goes to a CSR, or into an answer
         m.submodules.memory = memory = MemoryAccess(self.arch)
-        m.submodules.csrs = csrs = CsrAccess()
+        m.submodules.csrs = csrs = CsrAccess(host_addr_bits(self.memory_registers))
         m.d.comb += [
             memory.write.eq(header.opcode == Opcode.MEMORY_WRITE),
             memory.address.eq(header.address),
@@ -94,7 +97,7 @@ class Requests(wiring.Component):
         connect(m, csrs.m_axil, flipped(self.m_axil))
 
         # ---- what the header says; known when it is judged ----
-        m.submodules.check = check = RequestCheck(self.arch)
+        m.submodules.check = check = RequestCheck(self.arch, self.memory_registers)
         m.d.comb += [check.header.eq(header), check.data.eq(left)]
         writes = header.opcode.matches(Opcode.RESET, Opcode.CSR_WRITE, Opcode.MEMORY_WRITE)
         greets = hello & check.sound

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from amaranth.hdl import Cat, DomainRenamer, Module, Value
+from amaranth.hdl import DomainRenamer, Module
 from amaranth.lib import wiring
-from amaranth.lib.fifo import AsyncFIFO, SyncFIFOBuffered
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from boards import Board
 from moe_hw.arch import Arch
 from rtl_gen.bus import AXI4
-from rtl_gen.sdram_axi import READ_WORDS, SdramAxi
 from rtl_gen.sdram_controller import SdramController
+from rtl_gen.sdram_front import SdramFront
 from rtl_gen.sdram_pins import SdramPins
 from rtl_gen.sdram_timing import BURST
-from rtl_gen.skid_buffer import SkidBuffer
 
 DOMAIN = "sdram"
 """The clock domain of the chip and its controller."""
-
-SEGMENTS = 4
-"""Segments that can wait for the controller."""
-
-WRITE_WORDS = 512
-"""Words that can wait for the controller; at least the longest burst. A block RAM holds so many."""
-
-CROSSING_WORDS = 8
-"""Words on their way from one clock to the other. So few that the pointers keep up with the chip's clock."""
 
 
 class Sdram(wiring.Component):
@@ -71,40 +58,12 @@ class Sdram(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.front = front = SdramAxi(self.arch, self.memory)
+        m.submodules.front = front = SdramFront(self.arch, self.memory, DOMAIN)
         controller = SdramController(self.memory)
         m.submodules.controller = DomainRenamer(DOMAIN)(controller)
-        wiring.connect(m, wiring.flipped(self.axi), front.axi)
-        wiring.connect(m, controller.pins, wiring.flipped(self.pins))
-
-        # Queues in the fabric's clock are long, those between the clocks are short.
-        there, back = {"w_domain": "sync", "r_domain": DOMAIN}, {"w_domain": DOMAIN, "r_domain": "sync"}
-        segment_bits, write_bits = len(Cat(front.segments.payload)), len(Cat(front.writes.payload))
-        m.submodules.segments = segments = AsyncFIFO(width=segment_bits, depth=SEGMENTS, **there)
-        m.submodules.writes = writes = SyncFIFOBuffered(width=write_bits, depth=WRITE_WORDS)
-        m.submodules.writes_over = writes_over = AsyncFIFO(width=write_bits, depth=CROSSING_WORDS, **there)
-        m.submodules.next_write = next_write = DomainRenamer(DOMAIN)(SkidBuffer(write_bits))
-        m.submodules.words_over = words_over = AsyncFIFO(width=self.arch.data_bits, depth=CROSSING_WORDS, **back)
-        m.submodules.words = words = SyncFIFOBuffered(width=self.arch.data_bits, depth=READ_WORDS)
-        m.d.comb += [
-            *_connect(front.segments, segments.w_stream),
-            *_connect(segments.r_stream, controller.segments),
-            *_connect(front.writes, writes.w_stream),
-            *_connect(writes.r_stream, writes_over.w_stream),
-            *_connect(writes_over.r_stream, next_write.i),
-            *_connect(next_write.o, controller.writes),
-            words_over.w_data.eq(controller.words),
-            words_over.w_en.eq(controller.word_valid),
-            *_connect(words_over.r_stream, words.w_stream),
-            *_connect(words.r_stream, front.words),
-        ]
+        connect(m, flipped(self.axi), front.axi)
+        connect(m, front.segments, controller.segments)
+        connect(m, front.writes, controller.writes)
+        connect(m, controller.pins, flipped(self.pins))
+        m.d.comb += [front.words.eq(controller.words), front.word_valid.eq(controller.word_valid)]
         return m
-
-
-def _connect(source: Any, sink: Any) -> list[Any]:
-    """What carries a stream over, whatever the shapes of its two payloads."""
-    return [
-        Value.cast(sink.payload).eq(source.payload),
-        sink.valid.eq(source.valid),
-        source.ready.eq(sink.ready),
-    ]

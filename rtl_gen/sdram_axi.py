@@ -1,4 +1,4 @@
-"""The AXI4 slave in front of the SDRAM controller: bursts become segments, in the clock of the fabric."""
+"""The AXI4 slave in front of a memory controller: bursts become segments, in the clock of the fabric."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from amaranth.lib import io, wiring
 from amaranth.lib.wiring import In, Out
 
 from boards import Memory
-from rtl_gen.sdram_timing import BURST
+from rtl_gen.sdram_timing import transfers
 
 PAD_CLOCKS = 4
 """Clocks that the registers of the pads add between a command and its answer: two on the way out, two back."""
@@ -26,8 +26,8 @@ def row_bits(memory: Memory) -> int:
 
 
 def column_bits(memory: Memory) -> int:
-    """Bits of a bus word's place in a row: ``BURST`` columns."""
-    return (memory.row_bytes // (BURST * memory.data_bits // 8) - 1).bit_length()
+    """Bits of a bus word's place in a row: as many columns as a command has transfers."""
+    return (memory.row_bytes // (transfers(memory) * memory.data_bits // 8) - 1).bit_length()
 
 
 class SdramPins(wiring.Signature):

@@ -11,7 +11,7 @@ SLOT = 2
 """Clocks of a slot: in the first a column command may go out, in the second a row command."""
 
 BURST = 2
-"""Transfers of a read or write command, so that one command moves one bus word in one slot."""
+"""Transfers of a read or write command of SDR, so that one command moves one bus word in one slot."""
 
 POWER_UP_NS = 200_000
 """From a stable clock to the first command: W9825G6KH; 100 µs for IS42S16160G."""
@@ -30,6 +30,11 @@ MODE_LATENCY_SHIFT = 4
 
 PRECHARGE_ALL = 1 << 10
 """The address bit that makes a precharge one of all banks."""
+
+
+def transfers(memory: Memory) -> int:
+    """Transfers of a read or write command, which moves one bus word: of DDR3 always a burst of eight."""
+    return BURST if memory.type == "sdr" else memory.burst_length
 
 
 def _slots(clocks: int) -> int:

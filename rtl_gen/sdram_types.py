@@ -6,7 +6,7 @@ from amaranth.lib import data
 
 from boards import Memory
 from rtl_gen.sdram_pins import bank_bits, column_bits, row_bits
-from rtl_gen.sdram_timing import BURST
+from rtl_gen.sdram_timing import transfers
 
 
 def segment_layout(memory: Memory) -> data.StructLayout:
@@ -33,5 +33,5 @@ def command_layout(memory: Memory) -> data.StructLayout:
 
 def word_layout(memory: Memory) -> data.StructLayout:
     """A bus word to write and which of its bytes."""
-    bits = BURST * memory.data_bits
+    bits = transfers(memory) * memory.data_bits
     return data.StructLayout({"data": bits, "strobe": bits // 8})

@@ -1,4 +1,4 @@
-"""A board with one SDRAM and a serial port: accelerator, host bridge and memory, all but its pads and its clocks."""
+"""A board with one memory chip and a serial port: accelerator, host bridge and memory, all but its pads and clocks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from boards import Board
 from moe_hw.arch import Arch
 from rtl_gen.accelerator import AcceleratorPorts
 from rtl_gen.axi_arbiter import AxiArbiter
+from rtl_gen.axil_split import AxilSplit
 from rtl_gen.bridge import Bridge
+from rtl_gen.ddr3 import Ddr3
+from rtl_gen.dfi import PhyInterface
 from rtl_gen.emit import instance
 from rtl_gen.global_net import global_net
 from rtl_gen.reset_guard import ResetGuard
@@ -24,13 +27,13 @@ ACCELERATOR = "moe_hw"
 class SerialBoard(wiring.Component):
     """What is the same in simulation and in the FPGA of such a board.
 
-    The fabric's domain is ``sync``; the SDRAM's controller is in ``sdram``. Both are reset together, as
-    :class:`rtl_gen.sdram.Sdram` asks.
+    The fabric's domain is ``sync``; the memory's controller is in ``rtl_gen.sdram.DOMAIN`` or ``rtl_gen.ddr3.DOMAIN``.
+    Both are reset together, as :class:`rtl_gen.sdram.Sdram` asks.
 
     Parameters
     ----------
     board : Board
-        Its clock and memory.
+        Its clock and memory, SDR SDRAM or DDR3.
     arch : Arch
         Sizes of the accelerator.
     baud : int
@@ -40,8 +43,8 @@ class SerialBoard(wiring.Component):
     -------
     rx : In(1), tx : Out(1)
         The serial line.
-    sdram : Out(SdramPins(board.memory))
-        The chip, but for the registers of its pads.
+    pins : Out(SdramPins(board.memory)) or Out(PhyInterface(board.memory))
+        The chip, but for the registers of its pads or the PHY.
     busy : Out(1)
         The accelerator has commands.
     """
@@ -50,34 +53,35 @@ class SerialBoard(wiring.Component):
         self.board = board
         self.arch = arch
         self.baud = baud
-        super().__init__(
-            {
-                "rx": In(1, init=1),
-                "tx": Out(1, init=1),
-                "sdram": Out(SdramPins(board.memory)),
-                "busy": Out(1),
-            }
-        )
+        self.is_ddr3 = board.memory.type == "ddr3"
+        pins = PhyInterface(board.memory) if self.is_ddr3 else SdramPins(board.memory)
+        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "pins": Out(pins), "busy": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         arch = self.arch
-        m.submodules.bridge = bridge = Bridge(arch, round(self.board.clock_mhz * 1e6), self.baud)
+        m.submodules.bridge = bridge = Bridge(arch, round(self.board.clock_mhz * 1e6), self.baud, self.is_ddr3)
         m.submodules.guard = guard = ResetGuard(arch)
         m.submodules.arbiter = arbiter = AxiArbiter(arch)
-        m.submodules.memory = memory = Sdram(arch, self.board)
+        m.submodules.memory = memory = Ddr3(arch, self.board) if self.is_ddr3 else Sdram(arch, self.board)
         ports = AcceleratorPorts(arch)
         accelerator = ports.create(path=("accelerator",))
         reset = global_net(m, "accelerator_reset", guard.reset, platform)
         m.submodules.accelerator = instance(ACCELERATOR, ports, accelerator, reset)
 
         m.d.comb += [bridge.rx.eq(self.rx), self.tx.eq(bridge.tx), guard.ask.eq(bridge.reset)]
-        connect(m, bridge.m_axil, guard.csr_master)
+        if self.is_ddr3:
+            m.submodules.split = split = AxilSplit()
+            connect(m, bridge.m_axil, split.master)
+            connect(m, split.csrs, guard.csr_master)
+            connect(m, split.registers, memory.registers)
+        else:
+            connect(m, bridge.m_axil, guard.csr_master)
         connect(m, guard.csr_slave, accelerator.s_axil)
         connect(m, accelerator.m_axi, guard.master)
         connect(m, guard.slave, arbiter.master_0)
         connect(m, bridge.m_axi, arbiter.master_1)
         connect(m, arbiter.slave, memory.axi)
-        connect(m, memory.pins, flipped(self.sdram))
+        connect(m, memory.pins, flipped(self.pins))
         m.d.comb += self.busy.eq(accelerator.busy)
         return m

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from moe_hw.errors import UsageError
 from moe_hw.generated import Generated
 from rtl_gen.board_design import BoardDesign
+from rtl_gen.ecpix5 import ecpix5
 from rtl_gen.ulx3s import ulx3s
 
 
@@ -24,7 +25,7 @@ class TopLevel:
     loader: str
 
 
-TOP_LEVELS = {"ulx3s-85f": TopLevel(ulx3s, "ulx3s")}
+TOP_LEVELS = {"ecpix5-85f": TopLevel(ecpix5, "ecpix5"), "ulx3s-85f": TopLevel(ulx3s, "ulx3s")}
 """By the name of the board."""
 
 

@@ -70,7 +70,7 @@ class Ulx3s(Elaboratable):
         chip = platform.request("sdram", dir="-")
         pads = SdramPads(self.board.memory, chip)
         m.submodules.pads = DomainRenamer(DOMAIN)(pads)
-        connect(m, fpga.sdram, pads.pins)
+        connect(m, fpga.pins, pads.pins)
         # The chip's clock is the inverse of its controller's, from a register of its pad as all its other pins.
         m.submodules.chip_clock = chip_clock = io.DDRBuffer("o", chip.clk, o_domain=DOMAIN)
         m.d.comb += [chip_clock.o[0].eq(0), chip_clock.o[1].eq(1)]

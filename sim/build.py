@@ -23,6 +23,7 @@ Progress = Callable[[str], None]
 TOP = "moe_hw"
 BRIDGE_TOP = "bridge_board"
 SERIAL_BOARD_TOP = "serial_board"
+DDR3_BOARD_TOP = "ddr3_board"
 SUB_ARRAY = "moe_sub_array"
 """Translated and compiled once, however many there are."""
 
@@ -32,6 +33,8 @@ _DRAM = ("dram.cpp", "dram.h")
 _BRIDGE = ("bridge.cpp", "uart.h", "axi_memory.h", *_DRAM)
 _SDRAM_CHIP = ("sdram_chip.cpp", "sdram_chip.h")
 _SERIAL_BOARD = ("serial_board.cpp", "uart.h", *_SDRAM_CHIP)
+_DDR3_CHIP = ("ddr3_chip.cpp", "ddr3_chip.h")
+_DDR3_BOARD = ("ddr3_board.cpp", "ddr3_phy.h", "uart.h", *_DDR3_CHIP)
 _JOBS = 2
 _LEAST_ROOM = 16 << 20
 """Bytes. A step that fails on a disk with less free has failed for that reason."""
@@ -122,6 +125,19 @@ def build_serial_board(verilog: str, progress: Progress | None = None) -> Path:
     return _device("board", SERIAL_BOARD_TOP, _SERIAL_BOARD, verilog, progress)
 
 
+def build_ddr3_board(verilog: str, progress: Progress | None = None) -> Path:
+    """Shared library of a whole board with DDR3 behind DFI; see :mod:`sim.ddr3_board`.
+
+    Parameters:
+        verilog: the text of the module ``ddr3_board``, of the accelerator and of the controller.
+        progress: as of :func:`build`.
+
+    Raises:
+        SetupError: as of :func:`build`.
+    """
+    return _device("board", DDR3_BOARD_TOP, _DDR3_BOARD, verilog, progress)
+
+
 def _device(what: str, top: str, sources: Sequence[str], verilog: str, progress: Progress | None) -> Path:
     """Shared library of the module ``top`` with the harness in ``sources``."""
     steps = [
@@ -168,6 +184,15 @@ def _model(title: str, sources: Sequence[str], progress: Progress | None) -> Pat
     """Shared library of a C++ model: its one .cpp and its header."""
     compile = ["g++", "-O2", *_COMPILE.split(), "-shared", "-o", "library.so", str(_FOLDER / sources[0])]
     return _library([(title, compile)], sources, {}, progress)
+
+
+def build_ddr3_chip(progress: Progress | None = None) -> Path:
+    """Shared library of the DDR3 chip alone; see :mod:`sim.ddr3_chip`.
+
+    Raises:
+        SetupError: as of :func:`build`.
+    """
+    return _model("compiling the DDR3 chip", _DDR3_CHIP, progress)
 
 
 def _library(

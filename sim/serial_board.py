@@ -57,7 +57,7 @@ class PinBoard(wiring.Component):
         m.submodules.fpga = fpga = self._fpga
         pads = SimulatedPads(self.board.memory)
         m.submodules.pads = DomainRenamer(DOMAIN)(pads)
-        connect(m, fpga.sdram, pads.pins)
+        connect(m, fpga.pins, pads.pins)
         m.d.comb += [fpga.rx.eq(self.rx), self.tx.eq(fpga.tx), pads.dq_i.eq(self.dq_i)]
         outside = pin_layout(self.board.memory)
         m.d.comb += [getattr(self, name).eq(getattr(pads.pads, name)) for name, _ in outside]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -13,10 +13,12 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from boards import DEFAULT_BOARD, Board, load_board
+from host import ddr3
 from host.link import Link, Request
 from host.transport import Transport
 from moe_hw.arch import Arch
 from moe_hw.bridge import BAUD, Opcode
+from moe_hw.ddr3 import REGISTERS
 from moe_hw.errors import DeviceError, UsageError
 from moe_hw.fit import arch_of
 from moe_hw.generated import names_generated, read_generated
@@ -26,6 +28,7 @@ _POLL_SECONDS = 0.02
 _WRITE_SECONDS = 5.0
 _PROGRESS_SECONDS = 1.0
 _CLOCKS = 1 << 32
+_CLOCK = Request(Opcode.CLOCK, "reading the clock", answer_bytes=4)
 
 
 class SerialPort:
@@ -107,6 +110,13 @@ class SerialTransport(Transport):
         self.memory_bytes = board.memory.size_bytes
         self.memory_bytes_per_cycle = board.memory_bytes_per_cycle
 
+    def start(self) -> None:
+        if self._memory.type != "ddr3":
+            return
+        registers = _MemoryRegisters(self)
+        if registers.read(["init_done"]) == [0]:
+            ddr3.bring_up(registers, self._memory, self._port.name, self._progress)
+
     def read(self, address: int, size: int) -> np.ndarray:
         self._memory.check_range(address, size)
         out = np.empty(size, np.uint8)
@@ -141,19 +151,18 @@ class SerialTransport(Transport):
         )
 
     def csr_read(self, name: str) -> int:
-        return self._words(self._csr_read(name))[0]
+        return self._words(_csr_read(name, csr_address(name)))[0]
 
     def csr_write(self, name: str, value: int) -> None:
-        data = (value & 0xFFFFFFFF).to_bytes(4, "little")
-        self._words(Request(Opcode.CSR_WRITE, f"writing the CSR {name}", csr_address(name), 4, data))
+        self._words(_csr_write(name, csr_address(name), value))
 
     def wait(self, until_head: int, max_cycles: int) -> None:
         # Counted by the device's clock: on a simulated line it is slower than that of this machine.
-        clock = Request(Opcode.CLOCK, "reading the clock", answer_bytes=4)
-        head, last = self._words(self._csr_read("head"), clock)
+        read = _csr_read("head", csr_address("head"))
+        head, last = self._words(read, _CLOCK)
         passed = 0
         while head != until_head and passed <= max_cycles:
-            head, now = self._words(self._csr_read("head"), clock)
+            head, now = self._words(read, _CLOCK)
             passed += (now - last) % _CLOCKS
             last = now
 
@@ -170,9 +179,6 @@ class SerialTransport(Transport):
             requests, lambda request, data: words.update({id(request): int.from_bytes(data, "little")})
         )
         return list(words.values())
-
-    def _csr_read(self, name: str) -> Request:
-        return Request(Opcode.CSR_READ, f"reading the CSR {name}", csr_address(name), 4, answer_bytes=4)
 
     def _pieces(self, address: int, size: int) -> Iterator[tuple[int, int]]:
         """Address and count of each access: none crosses the bridge's boundary."""
@@ -195,6 +201,34 @@ class SerialTransport(Transport):
                 self._progress(f"{verb} device memory: {done / 1e6:.1f} of {size / 1e6:.1f} MB")
 
         return count
+
+
+class _MemoryRegisters:
+    """The registers of a board's DDR3, as :class:`host.ddr3.Registers`."""
+
+    def __init__(self, transport: SerialTransport):
+        self._transport = transport
+
+    def write(self, values: Iterable[tuple[str, int]]) -> None:
+        self._transport._words(*(_csr_write(name, REGISTERS[name], value) for name, value in values))
+
+    def read(self, names: Sequence[str]) -> list[int]:
+        return self._transport._words(*(_csr_read(name, REGISTERS[name]) for name in names))
+
+    def pause(self, nanoseconds: float) -> None:
+        cycles = nanoseconds * self._transport.clock_mhz / 1e3
+        (begin,) = self._transport._words(_CLOCK)
+        while (self._transport._words(_CLOCK)[0] - begin) % _CLOCKS < cycles:
+            pass
+
+
+def _csr_read(name: str, address: int) -> Request:
+    return Request(Opcode.CSR_READ, f"reading the CSR {name}", address, 4, answer_bytes=4)
+
+
+def _csr_write(name: str, address: int, value: int) -> Request:
+    data = (value & 0xFFFFFFFF).to_bytes(4, "little")
+    return Request(Opcode.CSR_WRITE, f"writing the CSR {name}", address, 4, data)
 
 
 def open_serial(target: str, progress: Callable[[str], None] | None = None) -> SerialTransport:

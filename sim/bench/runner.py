@@ -38,7 +38,13 @@ def random_seed() -> int:
 
 
 def run_bench(
-    component: wiring.Component, test_module: str, tests: str = "", *, netlist: bool = False, **parameters: object
+    component: wiring.Component,
+    test_module: str,
+    tests: str = "",
+    *,
+    beside: str = "",
+    netlist: bool = False,
+    **parameters: object,
 ) -> None:
     """Run the cocotb tests of ``test_module`` on ``component``.
 
@@ -46,6 +52,7 @@ def run_bench(
         component: the block under test, top module ``dut``.
         test_module: importable name of the module with the ``@cocotb.test`` coroutines.
         tests: beginning of the names of the tests to run; all of them if empty.
+        beside: Verilog of what the component instantiates and does not emit.
         netlist: run them on what synthesis makes of the block.
         parameters: strings the tests read back with :func:`parameter`.
 
@@ -60,7 +67,7 @@ def run_bench(
         options += ["--no-public-flat-rw", "--public-depth", "1"]
     else:
         with unknown_collisions():
-            text = to_verilog(component, "dut")
+            text = to_verilog(component, "dut") + beside
     # Verilator writes where it and cocotb are installed into its makefile, and does not notice that they have moved.
     digest = hashlib.sha256("\0".join((sys.prefix, *options, text)).encode()).hexdigest()[:16]
     build = tools.cache_root("bench") / digest

@@ -52,7 +52,7 @@ def test_boards_that_come_with_the_project() -> None:
     ("name", "gigabytes_per_second", "size_mib"),
     [
         ("ulx3s-85f", 0.266, 32),
-        ("ecpix5-85f", 1.6, 512),
+        ("ecpix5-85f", 0.72, 512),
         ("kv260", 19.2, 4096),
         ("zcu102", 19.2, 4096),
         ("u280", 32 * 14.375, 8192),

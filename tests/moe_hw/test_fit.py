@@ -95,7 +95,7 @@ def test_luts_have_a_budget() -> None:
     ("name", "sizing"),
     [
         ("ulx3s-85f", Sizing(8, "multipliers", 4)),
-        ("ecpix5-85f", Sizing(8, "multipliers", 8)),
+        ("ecpix5-85f", Sizing(8, "multipliers", 4)),
         ("kv260", Sizing(16, "block RAM", 16)),
         ("zcu102", Sizing(128, "the generator's range", 16)),
         ("u280", Sizing(512, "multipliers and LUTs", 512)),

@@ -116,4 +116,4 @@ async def reset_in_flight(dut):
 
 
 def test_csr_access() -> None:
-    run_bench(CsrAccess(), __name__)
+    run_bench(CsrAccess(CSR_ADDR_BITS), __name__)

@@ -1,0 +1,149 @@
+"""A whole board with DDR3 and a serial port, simulated up to DFI: fabric, a model of PHY and chip, and the line."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+from amaranth.hdl import ClockDomain, ClockSignal, Module, ResetSignal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from boards import Board
+from moe_hw.arch import Arch
+from rtl_gen.ddr3 import DOMAIN
+from rtl_gen.dfi import Dfi, RegisterBus
+from rtl_gen.emit import to_verilog
+from rtl_gen.litedram_core import clock_mhz, controller_verilog, latencies
+from rtl_gen.serial_board import SerialBoard
+from sim import ddr3_chip, native
+from sim.build import DDR3_BOARD_TOP, Progress, build_ddr3_board
+from sim.serial import LINE_FUNCTIONS, CompiledLine
+
+_FEMTOSECONDS = 10**15
+
+
+class Latency(ctypes.Structure):
+    """``DfiLatency`` of ``ddr3_phy.h``."""
+
+    _fields_ = [("read", ctypes.c_int64), ("write", ctypes.c_int64)]
+
+
+class Lane(ctypes.Structure):
+    """``Ddr3Lane`` of ``ddr3_phy.h``: what read levelling has to find."""
+
+    _fields_ = [("bitslip", ctypes.c_int64), ("first", ctypes.c_int64), ("last", ctypes.c_int64)]
+
+
+LANES = (Lane(2, 1, 4), Lane(1, 3, 6))
+"""Of the simulated board, one different from the other and from what a reset leaves."""
+
+
+class DfiBoard(wiring.Component):
+    """The contents of the FPGA up to DFI: all but the PLL and the PHY.
+
+    Parameters
+    ----------
+    board, arch, baud
+        As of ``SerialBoard``.
+
+    Members
+    -------
+    clk, rst, dram_clk, dram_rst : In(1)
+        Both clocks, and the resets of their domains.
+    rx : In(1), tx : Out(1), busy : Out(1)
+        As of ``SerialBoard``.
+    p0_address, p0_bank, … : as of ``Dfi``
+    csr_adr, csr_we, … : as of ``RegisterBus``
+    """
+
+    def __init__(self, board: Board, arch: Arch, baud: int):
+        self._fpga = SerialBoard(board, arch, baud)
+        self._csr = RegisterBus().members
+        self._dfi = Dfi(board.memory).members
+        clocks = {name: In(1) for name in ("clk", "rst", "dram_clk", "dram_rst")}
+        line = {"rx": In(1, init=1), "tx": Out(1, init=1), "busy": Out(1)}
+        super().__init__({**clocks, **line, **self._dfi, **{f"csr_{name}": self._csr[name] for name in self._csr}})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        # Domains that are declared come in their order, so the text is always the same.
+        for name, clk, rst in (("sync", self.clk, self.rst), (DOMAIN, self.dram_clk, self.dram_rst)):
+            m.domains += ClockDomain(name)
+            m.d.comb += [ClockSignal(name).eq(clk), ResetSignal(name).eq(rst)]
+        m.submodules.fpga = fpga = self._fpga
+        m.d.comb += [fpga.rx.eq(self.rx), self.tx.eq(fpga.tx), self.busy.eq(fpga.busy)]
+        for prefix, members, pins in (("", self._dfi, fpga.pins.dfi), ("csr_", self._csr, fpga.pins.csr)):
+            for name, member in members.items():
+                outer, inner = getattr(self, f"{prefix}{name}"), getattr(pins, name)
+                m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)
+        return m
+
+
+class SimulatedDdr3Board(CompiledLine):
+    """The board in a compiled simulation. It comes out of reset, with a chip that is not initialised.
+
+    Parameters:
+        board: clock and memory.
+        arch: sizes of the accelerator.
+        accelerator: its Verilog.
+        baud: of the line.
+        progress: told what takes long.
+
+    Attributes:
+        memory: what the chip holds, uint8, in the order of the addresses.
+
+    Raises:
+        SetupError: the simulator could not be built.
+    """
+
+    def __init__(self, board: Board, arch: Arch, accelerator: str, baud: int, progress: Progress | None = None):
+        fpga = to_verilog(DfiBoard(board, arch, baud), DDR3_BOARD_TOP)
+        library = _load(build_ddr3_board("\n".join((fpga, accelerator, controller_verilog(board.memory))), progress))
+        chip = np.zeros(board.memory.size_bytes // 2, np.uint16)
+        self.memory = chip.view(np.uint8)
+        fabric = board.clock_mhz * 1e6
+        handle = library.ddr3_board_create(
+            chip.ctypes.data,
+            ctypes.byref(ddr3_chip.parameters(board.memory)),
+            ctypes.byref(Latency(*latencies(board.memory))),
+            (Lane * len(LANES))(*LANES),
+            round(_FEMTOSECONDS / fabric),
+            round(_FEMTOSECONDS / (clock_mhz(board.memory) * 1e6)),
+            fabric / baud,
+        )
+        super().__init__(library, handle)
+
+    @property
+    def violation(self) -> str | None:
+        """The first rule of chip or DFI that was broken."""
+        text = self._library.ddr3_board_violation(self._handle)
+        return None if text is None else text.decode()
+
+    @property
+    def busy_reads(self) -> tuple[int, int]:
+        """Bursts of the chip that were read, and clocks of its controller, while the accelerator had commands."""
+        library = self._library
+        return library.ddr3_board_busy_bursts(self._handle), library.ddr3_board_busy_clocks(self._handle)
+
+    def close(self) -> None:
+        """Free the simulation. Nothing may be done with it afterwards."""
+        self._library.ddr3_board_destroy(self._handle)
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    pointer, i64 = ctypes.c_void_p, ctypes.c_int64
+    signatures = {
+        **LINE_FUNCTIONS,
+        "ddr3_board_create": (
+            pointer,
+            [pointer, ctypes.POINTER(ddr3_chip.Parameters), ctypes.POINTER(Latency), ctypes.POINTER(Lane), i64, i64,
+             ctypes.c_double],
+        ),
+        "ddr3_board_destroy": (None, [pointer]),
+        "ddr3_board_violation": (ctypes.c_char_p, [pointer]),
+        "ddr3_board_busy_bursts": (ctypes.c_uint64, [pointer]),
+        "ddr3_board_busy_clocks": (ctypes.c_uint64, [pointer]),
+    }  # fmt: skip
+    return native.load(path, signatures)
