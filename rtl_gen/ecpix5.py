@@ -39,8 +39,7 @@ PADS = {
 
 
 class Ecpix5(Elaboratable):
-    """All that the FPGA of an ECPIX-5 holds. LED 0 blinks green if the fabric has a clock; LED 1 is on while commands
-    wait.
+    """All that the FPGA of an ECPIX-5 holds. LED 0 blinks green if the fabric has a clock; LED 1 is green on commands.
 
     Parameters
     ----------

@@ -22,9 +22,7 @@ int64_t write_latency(uint32_t mr2) { return (mr2 >> 3 & 7) + 5; }
 
 }  // namespace
 
-Ddr3Chip::Ddr3Chip(const Ddr3Parameters& parameters) : p_(parameters), banks_(parameters.banks) { reset(); }
-
-void Ddr3Chip::reset() {
+Ddr3Chip::Ddr3Chip(const Ddr3Parameters& parameters) : p_(parameters), banks_(parameters.banks) {
     const Event never{LONG_AGO, "", NO_BANK};
     now_ = 0;
     for (Bank& bank : banks_) bank = Bank{-1, never, never, never, never};
@@ -35,7 +33,6 @@ void Ddr3Chip::reset() {
     std::fill(std::begin(set_), std::end(set_), false);
     calibrated_ = false;
     calibration_ = refreshes_ = 0;
-    violation_.clear();
 }
 
 Ddr3Burst Ddr3Chip::clock(const Ddr3Pins& pins) {

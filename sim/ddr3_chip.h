@@ -37,16 +37,13 @@ class Ddr3Chip {
 public:
     static constexpr int TRANSFERS = 8;
 
-    // `rows` of all banks; the columns of a row are neighbours, then come the banks.
+    // In its memory the columns of a row are neighbours, then come the banks.
     explicit Ddr3Chip(const Ddr3Parameters& parameters);
-
-    // Power is switched on again.
-    void reset();
 
     // One rising edge, and the burst that its command has begun.
     Ddr3Burst clock(const Ddr3Pins& pins);
 
-    // The first rule that was broken since reset, the command and the clocks; empty if none.
+    // The first rule that was broken, the command and the clocks; empty if none.
     const std::string& violation() const { return violation_; }
 
 private:

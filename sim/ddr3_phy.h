@@ -38,16 +38,7 @@ public:
     Ddr3Phy(const Ddr3Parameters& chip, const DfiLatency& latency, const Ddr3Lane* lanes, uint16_t* memory)
         : chip_(chip), latency_(latency), lanes_{{lanes[0]}, {lanes[1]}}, memory_(memory) {}
 
-    // The controller, and with it the chip's power, was reset.
-    void reset() {
-        chip_.reset();
-        reads_.clear();
-        writes_.clear();
-        selected_ = 0;
-        for (Lane& lane : lanes_) lane = Lane{lane.right};
-    }
-
-    // All words between two edges of the controller's clock: what it sends, and afterwards what it takes next.
+    // A clock of the controller: what it has sent, and afterwards what it takes next.
     void clock(const DfiPhase (&phases)[DFI_PHASES]) {
         ++now_;
         for (const DfiPhase& phase : phases) {
@@ -91,7 +82,6 @@ public:
     }
 
     const std::string& violation() const { return violation_.empty() ? chip_.violation() : violation_; }
-    Ddr3Chip& chip() { return chip_; }
 
 private:
     struct Lane {

@@ -33,6 +33,9 @@ ARCH = Arch(**BOARD.accelerator)
 LARGEST_LINE_BYTES = 4096
 LEAST_SHARE = 0.85
 
+PATIENT = PACE // 10
+"""The pace of the preset, which is ten times as slow to simulate."""
+
 
 @pytest.fixture(scope="module")
 def fpga() -> Iterator[SimulatedDdr3Board]:
@@ -80,7 +83,7 @@ def test_the_accelerator_of_the_preset_uses_the_pins(
     layer = random_layer(LayerSpec(1024, RouterSpec(4, 2), ExpertSpec(512)), seed=1)
     x = torch.randn(1, layer.spec.hidden, generator=torch.Generator().manual_seed(1))
     url = "serial:{}?board={}&baud={}"
-    with PseudoTerminal(fpga) as terminal, open_device(url.format(terminal.path, board.name, PACE)) as device:
+    with PseudoTerminal(fpga) as terminal, open_device(url.format(terminal.path, board.name, PATIENT)) as device:
         handle = device.load(layer, weight_format="int4")
         before = fpga.busy_reads
         result = handle(x)
