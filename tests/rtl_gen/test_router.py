@@ -34,6 +34,7 @@ def test_router(arch: str) -> None:
     run_bench(Router(ARCHES[arch]), __name__, arch=arch)
 
 
+@pytest.mark.bench  # four minutes; the small accelerator of test_netlist.py has a router, too
 def test_netlist() -> None:
     run_bench(Router(ARCHES["small"]), __name__, "random_batches", netlist=True, arch="small")
 

@@ -37,7 +37,7 @@ def test_each_flow_counts_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyP
     first = count(COUNTER, "counter", ECP5, progress=steps.append)
     assert first.luts > 0 and first.flip_flops == 8 and first.block_rams == 0
     assert count(COUNTER, "counter", ECP5, progress=steps.append) == first
-    assert steps == ["synthesis, synth_ecp5"]
+    assert steps == [f"synthesis, {ECP5.flow}"]
     assert count(COUNTER, "counter", ULTRASCALE_PLUS, progress=steps.append) != first
     assert len(steps) == 2
 
