@@ -26,21 +26,21 @@ RESOURCES = ("memory", "multipliers", "latency")
 ARRAY_LATENCY = 3 + ROWS + 3 + 8
 """Cycles from the decision to multiply to the accumulator's result: sequencer, array, accumulator."""
 
-POST_LATENCY = 32 + 42 + 8
+POST_LATENCY = 33 + 42 + 8
 """Cycles of the activation function, of re-quantising and of the order to write a hidden block."""
 
 COMBINE_LATENCY = 15
 """Cycles from a result to its sum."""
 
-SCAN_CYCLES = 29
-SOFTMAX_CYCLES = 54
-CHOOSE_CYCLES = 8
+SCAN_CYCLES = 34
+SOFTMAX_CYCLES = 56
+CHOOSE_CYCLES = 9
 ROUTE_CYCLES = 10
 DIVIDE_CYCLES = 30
 """Cycles of the router unit for a scan beyond one for each expert, for a softmax over all experts beyond two for each,
 for the choices beyond one for each, for each route, and for a sum's reciprocal."""
 
-SCORE_LATENCY = 22
+SCORE_LATENCY = 23
 """Cycles from a choice's logit to its term."""
 
 GIVEN_CYCLES = 2

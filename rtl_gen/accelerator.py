@@ -230,7 +230,7 @@ class Accelerator(wiring.Component):
             output.address.eq(command.output_address),
         ]
 
-        m.d.sync += combine.hold.eq(output.clearing)
+        m.d.comb += combine.hold.eq(output.clearing)
 
         # ---- one writer: hidden activations, then outputs, then the records; never two of them at a time ----
         with m.If(command.writing_completion):

@@ -19,6 +19,9 @@ FRACTION = 24
 SHIFT_MAX = 63
 SCALE_BITS = 8
 
+TAG_LEAD = 1
+"""Cycles that a tag comes before its sums, as it comes from far."""
+
 
 def tag_layout(arch: Arch) -> data.StructLayout:
     """What accompanies a dot product through the array."""
@@ -35,8 +38,12 @@ def tag_layout(arch: Arch) -> data.StructLayout:
     )
 
 
+scale_layout = data.StructLayout({"fraction": 5, "f": 6})
+"""``frac`` and ``f`` of a scale, section 2 of ``docs/numerics.md``."""
+
+
 def scale_parts(scale: Value) -> tuple[Value, Value]:
-    """``frac``, five bits, and ``f`` of a scale's byte, section 2 of ``docs/numerics.md``."""
+    """``frac`` and ``f`` of a scale's byte."""
     near, far, last = scale[7] & ~scale[6], scale[6:8].all() & ~scale[5], scale[5:8].all()
     frac = Mux(last, 0, Mux(far, scale[:3] << 2, Mux(near, scale[:4] << 1, scale[:5])))[:5]
     f = Mux(last, scale[:5] + 12, Mux(far, Cat(scale[3:5], 0, 1), Mux(near, Cat(scale[4:6], 1), scale[5:7])))
@@ -53,7 +60,7 @@ class AccumulateColumn(wiring.Component):
 
     Members
     -------
-    dot : In(18, signed), scale : In(8), shift : In(7)
+    dot : In(18, signed), scale : In(scale_layout), shift : In(7)
         A product to accumulate, in stage 1.
     read_slot : In
         Its slot, in stage 4. ``first``, ``forward`` : In(1), in stage 5: start from zero, or from the sum before.
@@ -68,7 +75,7 @@ class AccumulateColumn(wiring.Component):
         super().__init__(
             {
                 "dot": In(signed(SUM_BITS)),
-                "scale": In(SCALE_BITS),
+                "scale": In(scale_layout),
                 "shift": In(7),
                 "read_slot": In(slot_bits(arch)),
                 "first": In(1),
@@ -83,7 +90,7 @@ class AccumulateColumn(wiring.Component):
         m = Module()
 
         # Stage 1: dot * (32 + frac), by digits of two bits because the multipliers are the array's; the whole shift.
-        fraction, f = scale_parts(self.scale)
+        fraction = self.scale.fraction
         triple = self.dot + (self.dot << 1)
 
         def times(digit: Value) -> Value:
@@ -92,7 +99,7 @@ class AccumulateColumn(wiring.Component):
         product = Signal(signed(SUM_BITS + 7))
         amount = Signal(range(SHIFT_MAX + 1))
         total = Signal(8)
-        m.d.comb += total.eq(self.shift + f)
+        m.d.comb += total.eq(self.shift + self.scale.f)
         m.d.sync += [
             product.eq(
                 times(fraction[:2]) + (times(fraction[2:4]) << 2) + (Mux(fraction[4], triple, self.dot << 1) << 4)
@@ -136,14 +143,16 @@ class Accumulate(wiring.Component):
 
     Members
     -------
-    sums : In(columns x 18 bits), valid : In(1), tag : In(tag_layout(arch))
-        A block's dot products and what they belong to.
+    sums : In(columns x 18 bits)
+        A block's dot products.
+    valid : In(1), tag : In(tag_layout(arch))
+        What they belong to, ``TAG_LEAD`` cycles before them.
     scales : In(stream of a beat)
         Scale beats in the order of their tiles. A beat must have arrived before its first tile's sums.
     results : Out(stream of result_layout(arch))
         Room is the sequencer's business: at most ``arch.slots`` results may be under way.
 
-    Latency 8 cycles, throughput one block a cycle; a result in two cycles.
+    Latency 8 cycles from the sums, throughput one block a cycle; a result in two cycles.
 
     Attributes
     ----------
@@ -170,19 +179,23 @@ class Accumulate(wiring.Component):
         column = self.repeated["moe_accumulate_column"]
 
         # Stage 0 picks the tile's scales; stages 1 to 6 run beside the columns' pipelines.
-        stages = 6
-        valid = [self.valid] + [Signal(name=f"valid_{stage}") for stage in range(1, stages + 1)]
-        tag = [self.tag] + [Signal(tag_layout(arch), name=f"tag_{stage}") for stage in range(1, stages + 1)]
-        for stage in range(stages):
+        stages = 7
+        valid = [Signal(name=f"valid_{stage}") for stage in range(stages)]
+        tag = [Signal(tag_layout(arch), name=f"tag_{stage}") for stage in range(stages)]
+        scale_pop = Signal()  # a register, as a beat's clock enable reaches far
+        m.d.sync += [valid[0].eq(self.valid), tag[0].eq(self.tag), scale_pop.eq(self.valid & self.tag.scale_pop)]
+        for stage in range(stages - 1):
             m.d.sync += [valid[stage + 1].eq(valid[stage]), tag[stage + 1].eq(tag[stage])]
         sums = Signal.like(self.sums)
-        scales = Signal(arch.columns * SCALE_BITS)
-        m.d.sync += [
-            sums.eq(self.sums),
-            scales.eq(self.scales.payload.word_select(self.tag.scale_index, len(scales))),
-        ]
-        assert len(scales) * TILES_PER_SCALE_BEAT == arch.beat_bits
-        m.d.comb += self.scales.ready.eq(self.valid & self.tag.scale_pop)
+        scales = Signal(data.ArrayLayout(scale_layout, arch.columns))
+        tile_bits = arch.columns * SCALE_BITS
+        assert tile_bits * TILES_PER_SCALE_BEAT == arch.beat_bits
+        tile_scales = self.scales.payload.word_select(tag[0].scale_index, tile_bits)
+        m.d.sync += sums.eq(self.sums)
+        for index in range(arch.columns):
+            fraction, f = scale_parts(tile_scales.word_select(index, SCALE_BITS))
+            m.d.sync += [scales[index].fraction.eq(fraction), scales[index].f.eq(f)]
+        m.d.comb += self.scales.ready.eq(scale_pop)
 
         forward = Signal()
         m.d.sync += forward.eq(valid[5] & (tag[5].result.slot == tag[4].result.slot))
@@ -194,13 +207,17 @@ class Accumulate(wiring.Component):
         result = Signal(result_layout(arch))
         for name, _ in tag_layout(arch)["result"].shape:
             m.d.comb += result[name].eq(tag[6].result[name])
+        # Columns lie all over the array, so each half has its own register. With equal initial values synthesis would
+        # make one of the two.
+        read_slot = [Signal(slot_bits(arch), name=f"read_slot_{half}", init=-half % arch.slots) for half in range(2)]
+        m.d.sync += [slot.eq(tag[3].result.slot) for slot in read_slot]
         for index in range(arch.columns):
             ports = column.signature.create(path=(f"column_{index}",))
             m.d.comb += [
                 ports.dot.eq(sums.word_select(index, SUM_BITS)),
-                ports.scale.eq(scales.word_select(index, SCALE_BITS)),
+                ports.scale.eq(scales[index]),
                 ports.shift.eq(tag[1].shift),
-                ports.read_slot.eq(tag[4].result.slot),
+                ports.read_slot.eq(read_slot[2 * index // arch.columns]),
                 ports.first.eq(tag[5].first),
                 ports.forward.eq(forward),
                 ports.write.eq(valid[6]),

@@ -59,7 +59,7 @@ class Combine(wiring.Component):
     job_done : Out(1)
         Pulse, ``columns / combine_lanes + LATENCY`` cycles after a result with ``last``: all sums are in memory.
     hold : In(1)
-        Takes no results.
+        Takes no results, from the second cycle on.
     read : In(SumRead(arch))
     clear : In(1)
         Pulse: forget the overflow.
@@ -136,18 +136,25 @@ class Combine(wiring.Component):
         arch, layer = self.arch, self.layer
         steps = arch.columns // arch.combine_lanes
         word = Signal(result_layout(arch))
-        held = Signal()
+        held, last_step = Signal(), Signal()
         step = Signal(range(steps))
-        last_step = Signal()
+        held_next, last_step_next, step_next = Signal(), Signal(), Signal.like(step)
         m.d.comb += [
-            last_step.eq(step == steps - 1),
-            self.results.ready.eq((~held | last_step) & ~self.hold),
+            held_next.eq(Mux(self.results.ready, self.results.valid, held & ~last_step)),
+            step_next.eq(Mux(self.results.ready, 0, step + held)),
+            last_step_next.eq(step_next == steps - 1),
+        ]
+        m.d.sync += [
+            held.eq(held_next),
+            step.eq(step_next),
+            last_step.eq(last_step_next),
+            # A register, for it reaches the whole word.
+            self.results.ready.eq((~held_next | last_step_next) & ~self.hold),
         ]
         with m.If(self.results.ready):
-            m.d.sync += [word.eq(self.results.payload), held.eq(self.results.valid), step.eq(0)]
+            m.d.sync += word.eq(self.results.payload)
         with m.Elif(held):
-            rest = word.acc.as_value().shift_right(arch.combine_lanes * ACC_BITS)
-            m.d.sync += [step.eq(step + 1), word.acc.eq(rest)]
+            m.d.sync += word.acc.eq(word.acc.as_value().shift_right(arch.combine_lanes * ACC_BITS))
         address_bits = ceil_log2(arch.combine_elements // arch.combine_lanes)
         groups = Signal(16)
         m.d.sync += groups.eq(groups_of(arch, layer.chunk_blocks))

@@ -77,10 +77,15 @@ class ExpertTables(wiring.Component):
         line_words = LINE_ENTRIES // word.length
         # The shared expert's gate has a number too, and no entry.
         most = (arch.max_experts // LINE_ENTRIES + 1) * line_words
-        count = ((layer.experts + LINE_ENTRIES - 1) >> exact_log2(LINE_ENTRIES)) << exact_log2(line_words)
+        count = Signal(range(most + 1))  # words of a table
+        last = Signal(range(most))
         place = Signal(range(most))
         second = Signal()
-        end_of_table = place == count - 1
+        end_of_table = place == last
+        m.d.sync += [
+            count.eq(((layer.experts + LINE_ENTRIES - 1) >> exact_log2(LINE_ENTRIES)) << exact_log2(line_words)),
+            last.eq(count - 1),
+        ]
         m.d.comb += [
             cutter.ranges.payload.address.eq(self.address + LAYER.size_bytes // SEGMENT_ALIGN),
             cutter.ranges.payload.words.eq(count << (layer.correction != 0)),

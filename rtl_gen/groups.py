@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, signed
-from amaranth.lib import wiring
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from moe_hw.arch import ACC_BITS, MAX_GROUPS, Arch
 from rtl_gen.types import expert_bits, layer_layout
+
+HALF = ACC_BITS // 2
 
 LOWEST = -(1 << ACC_BITS - 1)
 """The lowest key."""
@@ -16,7 +18,9 @@ LOWEST = -(1 << ACC_BITS - 1)
 class Groups(wiring.Component):
     """Turns the experts' keys, in order, into those of their groups; or leaves out those of groups that are not kept.
 
-    Latency: two cycles; throughput: a key a cycle.
+    The two largest keys of a group are found in halves, the lower one a cycle behind, as in :mod:`rtl_gen.topk`.
+
+    Latency: three cycles; throughput: a key a cycle.
 
     Parameters
     ----------
@@ -69,7 +73,15 @@ class Groups(wiring.Component):
         expert = Signal(expert_bits(self.arch))
         group = Signal(range(MAX_GROUPS))
         place = Signal(expert_bits(self.arch))  # in the group
-        end_of_group = place == layer.group_size - 1
+        # The layer does not change, and its sizes come from far.
+        last_place, grouped, group_zero, group_sum = Signal.like(place), Signal(), Signal(), Signal()
+        m.d.sync += [
+            last_place.eq(layer.group_size - 1),
+            grouped.eq(layer.group_size != 0),
+            group_zero.eq(layer.group_zero),
+            group_sum.eq(layer.group_sum),
+        ]
+        end_of_group = place == last_place
         with m.If(self.keep):
             m.d.sync += kept.bit_select(self.group, 1).eq(1)
         with m.If(self.valid):
@@ -82,30 +94,60 @@ class Groups(wiring.Component):
             m.d.sync += kept.eq(0)
 
         # ---- the two largest keys of a group ----
-        largest, second = Signal(signed(ACC_BITS)), Signal(signed(ACC_BITS))
-        with m.If(self.valid):
-            with m.If(place == 0):
-                m.d.sync += [largest.eq(self.key), second.eq(LOWEST)]
-            with m.Elif(self.key > largest):
-                m.d.sync += [largest.eq(self.key), second.eq(largest)]
-            with m.Elif(self.key > second):
-                m.d.sync += second.eq(self.key)
+        upper, lower = self.key[HALF:].as_signed(), Signal(HALF)
+        largest, second = Signal(signed(ACC_BITS - HALF)), Signal(signed(ACC_BITS - HALF))
+        begins, takes_first, takes_second = Signal(), Signal(), Signal()
+        ties_first, ties_second = Signal(), Signal()  # the lower half decides
+        m.d.comb += [
+            begins.eq(self.valid & (place == 0)),
+            takes_first.eq(begins | self.valid & (upper > largest)),
+            takes_second.eq(self.valid & (upper > second)),
+        ]
+        with m.If(takes_first):
+            m.d.sync += [largest.eq(upper), second.eq(Mux(begins, LOWEST >> HALF, largest))]
+        with m.Elif(takes_second):
+            m.d.sync += second.eq(upper)
+        # The lower halves, a cycle later, when the upper ones have been copied.
+        largest_upper, second_upper = Signal.like(largest), Signal.like(second)
+        largest_lower, second_lower = Signal(HALF), Signal(HALF)
+        began, took_first, took_second = Signal(), Signal(), Signal()
+        m.d.sync += [
+            lower.eq(self.key[:HALF]),
+            largest_upper.eq(largest),
+            second_upper.eq(second),
+            began.eq(begins),
+            took_first.eq(takes_first),
+            took_second.eq(takes_second),
+            ties_first.eq(self.valid & (upper == largest)),
+            ties_second.eq(self.valid & (upper == second)),
+        ]
+        with m.If(took_first | ties_first & (lower > largest_lower)):
+            m.d.sync += [largest_lower.eq(lower), second_lower.eq(Mux(began, 0, largest_lower))]
+        with m.Elif(took_second | ties_second & (lower > second_lower)):
+            m.d.sync += second_lower.eq(lower)
 
         # ---- what comes of a key ----
-        key = Signal(signed(ACC_BITS))
-        index = Signal.like(expert)
-        valid, last = Signal(), Signal()
-        stays = (layer.group_size == 0) | kept.bit_select(group, 1)
+        stays = ~grouped | kept.bit_select(group, 1)
+        entry_layout = data.StructLayout({"key": signed(ACC_BITS), "index": expert.shape(), "valid": 1, "last": 1})
+        entry, later = Signal(entry_layout), Signal(entry_layout)
+        is_kept = Signal()
         m.d.sync += [
-            key.eq(Mux(stays, self.key, 0)),
-            index.eq(Mux(self.grouping, group, expert)),
-            valid.eq(self.valid & Mux(self.grouping, end_of_group, stays | layer.group_zero)),
-            last.eq(self.last),
+            is_kept.eq(stays),
+            entry.key.eq(self.key),
+            entry.index.eq(Mux(self.grouping, group, expert)),
+            entry.valid.eq(self.valid & Mux(self.grouping, end_of_group, stays | group_zero)),
+            entry.last.eq(self.last),
+            later.eq(entry),
         ]
+        with m.If(~is_kept):
+            m.d.sync += later.key.eq(0)
+        best, next_best = (
+            Cat(*halves).as_signed() for halves in ((largest_lower, largest_upper), (second_lower, second_upper))
+        )
         m.d.sync += [
-            self.o_key.eq(Mux(self.grouping, Mux(layer.group_sum, largest + second, largest), key)),
-            self.o_index.eq(index),
-            self.o_valid.eq(valid),
-            self.o_last.eq(last),
+            self.o_key.eq(Mux(self.grouping, Mux(group_sum, best + next_best, best), later.key)),
+            self.o_index.eq(later.index),
+            self.o_valid.eq(later.valid),
+            self.o_last.eq(later.last),
         ]
         return m

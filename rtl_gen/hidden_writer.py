@@ -10,6 +10,7 @@ from amaranth.utils import exact_log2
 
 from moe_hw.arch import SEGMENT_ALIGN, Arch
 from rtl_gen.bus import range_layout
+from rtl_gen.skid_buffer import SkidBuffer
 from rtl_gen.types import address_bits, hidden_block_layout, layer_layout
 
 VALUE_BITS = 16
@@ -114,7 +115,9 @@ class HiddenWriter(wiring.Component):
         oldest = data.View(run_layout(arch), runs.r_data)
         step = Signal(range(steps))
         last_step = step == steps - 1
-        with m.If(self.values.valid & self.values.ready):
+        m.submodules.values = values = SkidBuffer(32 * arch.lanes)  # the bus is far from here
+        wiring.connect(m, values.o, wiring.flipped(self.values))
+        with m.If(values.i.valid & values.i.ready):
             m.d.sync += step.eq(Mux(last_step, 0, step + 1))
         m.d.comb += [
             self.ranges.payload.address.eq(oldest.address),
@@ -122,8 +125,8 @@ class HiddenWriter(wiring.Component):
             self.ranges.valid.eq(runs.r_rdy),
             runs.r_en.eq(self.ranges.ready),
             self.job_done.eq(self.ranges.valid & self.ranges.ready & oldest.last),
-            self.values.payload.eq(Cat(lines.r_data, Const(0, 8 * SEGMENT_ALIGN)).word_select(step, 32 * arch.lanes)),
-            self.values.valid.eq(lines.r_rdy),
-            lines.r_en.eq(self.values.ready & last_step),
+            values.i.payload.eq(Cat(lines.r_data, Const(0, 8 * SEGMENT_ALIGN)).word_select(step, 32 * arch.lanes)),
+            values.i.valid.eq(lines.r_rdy),
+            lines.r_en.eq(values.i.ready & last_step),
         ]
         return m

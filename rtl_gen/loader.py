@@ -87,20 +87,27 @@ class Loader(wiring.Component):
         # ---- requests ----
         m.submodules.cutter = cutter = Bursts(arch)
         connect(m, cutter.bursts, flipped(self.bursts))
-        layout = fetch_layout(arch)
-        m.submodules.queue = queue = SyncFIFOBuffered(width=Shape.cast(layout).width, depth=FETCHES)
         wanted = self.fetches.payload
+        layout = data.StructLayout(
+            {"of": fetch_layout(arch), "last_block": wanted.blocks.shape(), "last_line": wanted.lines.shape()}
+        )
+        entry = Signal(layout)
+        m.submodules.queue = queue = SyncFIFOBuffered(width=Shape.cast(layout).width, depth=FETCHES)
         m.d.comb += [
             self.fetches.ready.eq(cutter.ranges.ready & queue.w_rdy),
             cutter.ranges.valid.eq(self.fetches.valid & queue.w_rdy),
             cutter.ranges.payload.address.eq(wanted.address),
             cutter.ranges.payload.words.eq(wanted.lines << ceil_log2(per_line)),
             queue.w_en.eq(self.fetches.valid & self.fetches.ready),
-            queue.w_data.eq(wanted),
+            entry.of.eq(wanted),
+            entry.last_block.eq(wanted.blocks - 1),
+            entry.last_line.eq(wanted.lines - 1),
+            queue.w_data.eq(entry),
         ]
 
         # ---- words become lines ----
-        fetch = data.View(layout, queue.r_data)
+        waiting = data.View(layout, queue.r_data)
+        fetch = waiting.of
         lane = Signal(per_line, init=1)  # where the next word goes, one of them
         text = Signal(SEGMENT_ALIGN * 8)
         end_of_line = lane[-1]
@@ -128,10 +135,10 @@ class Loader(wiring.Component):
         gated, two_layer = (max(1, arch.columns // matrices // ROWS) - 1 for matrices in (2, 1))
         span = Mux(self.layer.gated, gated, two_layer)
         slot, first_block, first_place = Signal.like(fetch.slot), Signal.like(block), Signal.like(place)
-        last_block = block == fetch.blocks - 1
+        last_block = block == waiting.last_block
         end_of_span = last_block | (block & span == span)
         last_slot = slot == fetch.slot
-        m.d.comb += end_of_fetch.eq(Mux(fetch.hidden, last_block & last_slot, block == fetch.lines - 1))
+        m.d.comb += end_of_fetch.eq(Mux(fetch.hidden, last_block & last_slot, block == waiting.last_line))
         with m.If(taken & end_of_line):
             m.d.sync += [
                 block.eq(block + 1),

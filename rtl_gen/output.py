@@ -75,12 +75,13 @@ class Output(wiring.Component):
         blocks = Signal(10)
         words = Signal(16)  # of a token, in the combine buffer
         steps = Signal(16)  # of a token, to visit
+        clears = Signal()
         row = Signal(address_bits(arch))  # of a token's outputs in memory
         m.d.comb += left.eq(layer.hidden_blocks - base)
         m.d.sync += [
             blocks.eq(Mux(left < layer.chunk_blocks, left, layer.chunk_blocks)),
             words.eq(groups_of(arch, layer.chunk_blocks) << exact_log2(arch.columns // arch.lanes)),
-            steps.eq(Mux(self.clearing, words, blocks << ceil_log2(ROWS >> lanes))),
+            steps.eq(Mux(clears, words, blocks << ceil_log2(ROWS >> lanes))),
         ]
 
         # ---- the walk ----
@@ -99,7 +100,8 @@ class Output(wiring.Component):
             end_of_token.eq(step_next == steps - 1),
             last_token.eq(token_next == layer.tokens - 1),
         ]
-        m.d.comb += [
+        m.d.sync += [
+            self.clearing.eq(clears),
             self.read.address.eq(first + step),
             self.read.enable.eq(visit),
             self.read.token.eq(token),
@@ -134,13 +136,13 @@ class Output(wiring.Component):
                     m.next = "COUNT"
             # The counts of a new layer take two cycles.
             with m.State("SETTLE"):
-                m.d.comb += self.clearing.eq(1)
+                m.d.comb += clears.eq(1)
                 m.next = "SETTLED"
             with m.State("SETTLED"):
-                m.d.comb += self.clearing.eq(1)
+                m.d.comb += clears.eq(1)
                 m.next = "CLEAR"
             with m.State("CLEAR"):
-                m.d.comb += [self.clearing.eq(1), visit.eq(1)]
+                m.d.comb += [clears.eq(1), visit.eq(1)]
                 with m.If(end_of_chunk):
                     m.next = "IDLE"
             with m.State("COUNT"):
@@ -162,8 +164,8 @@ class Output(wiring.Component):
 
         for lane in range(arch.lanes):
             p = Pipeline(m, sending)
-            p.stage()
-            p.stage()
+            for _ in range(3):
+                p.stage()
             p.stage(word=self.read.sums[lane], exponent=combine_exponent(layer, self.read.exponent))
             self._convert(p)
             m.d.comb += queue.w_data.word_select(lane, 32).eq(p.bits)

@@ -19,7 +19,7 @@ from rtl_gen.types import hidden_values_layout, layer_layout, result_layout
 ONE = 1 << 16
 """One, as a value of ``s``."""
 
-LATENCY = 19 + softcap.LATENCY
+LATENCY = 20 + softcap.LATENCY
 """Cycles from a result to its first activation."""
 
 QUEUE = LATENCY + 4
@@ -47,7 +47,7 @@ class Post(wiring.Component):
     results : In(stream of result_layout(arch)), kind UP
         Accumulators of one slot and column group.
     layer : In(layer_layout())
-        The layer at work, stable while there are results.
+        The layer at work, stable from a cycle before its first result to its last value.
     values : Out(stream of hidden_values_layout(arch))
         ``columns / 2`` activations for each result, or ``columns``, in order. Latency: ``LATENCY``; throughput:
         ``lanes`` a cycle, or half of that with softcaps, whose first one comes a cycle later.
@@ -103,28 +103,38 @@ class Post(wiring.Component):
         held = Signal()
         step = Signal(range(steps))
         upper = Signal()  # the second cycle of a step
-        end_of_step, last = Signal(), Signal()
+        last = Signal()
         one_cycle, capped = Signal(), Signal()
         m.d.sync += [one_cycle.eq(layer.gated & ~layer.softcap), capped.eq(layer.softcap)]
 
-        # Room is known a cycle late, so the last place stays free. A capped up follows its gate, which took its place.
+        # What the next cycle does is a register, for it reaches the whole word. So room is known a cycle late, and the
+        # last place stays free. A capped up follows its gate, which took its place.
         room = Signal(range(QUEUE + 1), init=QUEUE)
-        has_room, go = Signal(), Signal()
-        second = upper & capped
-        begun = go & ~second
-        m.d.sync += [has_room.eq(room > 1), room.eq(room + (self.values.valid & self.values.ready) - begun)]
+        go, shift = Signal(), Signal()
+        held_next, upper_next, go_next, last_next = Signal(), Signal(), Signal(), Signal()
+        step_next = Signal.like(step)
+        begun = go & ~(upper & capped)
         m.d.comb += [
-            go.eq(held & (has_room | second)),
-            end_of_step.eq(one_cycle | upper),
-            last.eq((step == steps - 1) & end_of_step),
-            self.results.ready.eq(~held | (go & last)),
+            held_next.eq(Mux(self.results.ready, self.results.valid, held)),
+            step_next.eq(Mux(self.results.ready, 0, step + shift)),
+            upper_next.eq(Mux(self.results.ready, 0, Mux(go, ~(one_cycle | upper), upper))),
+            go_next.eq(held_next & ((room > 1) | (upper_next & capped))),
+            last_next.eq((step_next == steps - 1) & (one_cycle | upper_next)),
+        ]
+        m.d.sync += [
+            held.eq(held_next),
+            step.eq(step_next),
+            upper.eq(upper_next),
+            go.eq(go_next),
+            last.eq(last_next),
+            shift.eq(go_next & (one_cycle | upper_next)),
+            self.results.ready.eq(~held_next | (go_next & last_next)),
+            room.eq(room + (self.values.valid & self.values.ready) - begun),
         ]
         with m.If(self.results.ready):
-            m.d.sync += [word.eq(self.results.payload), held.eq(self.results.valid), step.eq(0), upper.eq(0)]
-        with m.Elif(go):
-            m.d.sync += upper.eq(~end_of_step)
-            with m.If(end_of_step):
-                m.d.sync += [step.eq(step + 1), word.acc.eq(word.acc.as_value().shift_right(2 * lanes * ACC_BITS))]
+            m.d.sync += word.eq(self.results.payload)
+        with m.Elif(shift):
+            m.d.sync += word.acc.eq(word.acc.as_value().shift_right(2 * lanes * ACC_BITS))
 
         pipelines = []
         for lane in range(lanes):
@@ -254,6 +264,7 @@ class Post(wiring.Component):
         )
         p.travel()
         p.stage(product=p.gate * p.up, gate=None, up=None)
+        p.travel()
 
     def _multiply(self, p: Pipeline) -> None:
         """The product of gate and up, normalised, times ``s``, normalised."""

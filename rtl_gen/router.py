@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -14,6 +14,7 @@ from rtl_gen.logit_memory import LogitMemory
 from rtl_gen.route_sender import RouteSender
 from rtl_gen.score import FIXED_BITS, FIXED_UNIT, Function
 from rtl_gen.softmax import UNIT, Softmax
+from rtl_gen.topk import LATENCY as TOPK_LATENCY
 from rtl_gen.topk import TopK
 from rtl_gen.types import expert_bits, layer_layout, result_layout, route_layout, router_groups, slot_bits
 from rtl_gen.weigh import Weigh
@@ -31,7 +32,7 @@ class Router(wiring.Component):
     The logits of a token are **scanned**: for the peak and the sum of a softmax over all experts, for the best groups,
     for the choices. The choices' logits are read again and their scores **weighed**; the routes are **sent**.
 
-    Latency and throughput: a scan takes a cycle for each expert and about 45 more, a softmax over all experts two more
+    Latency and throughput: a scan takes a cycle for each expert and about 50 more, a softmax over all experts two more
     scans and 40 cycles, the choices a cycle each. Routes take 8 cycles each and about 40 more; they leave while the
     next token of the job is scanned.
 
@@ -121,7 +122,6 @@ class Router(wiring.Component):
             softmax.logit.eq(memory.o_logit),
             softmax.answered.eq(scored),
             softmax.term.eq(keys.o_term.score),
-            groups.key.eq(keys.o_key),
             groups.group.eq(topk.index),
             topk.valid.eq(groups.o_valid),
             topk.entry.key.eq(groups.o_key),
@@ -130,6 +130,12 @@ class Router(wiring.Component):
             weigh.term.eq(keys.o_term),
             self.busy.eq(memory.full | sender.busy),
             self.job_done.eq(sender.job_done),
+        ]
+        scanning = Signal()
+        m.d.sync += [  # in registers, for the two blocks are far apart
+            groups.key.eq(keys.o_key),
+            groups.valid.eq(scanning & scored),
+            groups.last.eq(scanning & scored & keys.o_last),
         ]
         with m.If(softmax.asking):
             m.d.comb += [keys.function.eq(Function.LOGARITHM), keys.logit.eq(softmax.fraction)]
@@ -157,6 +163,9 @@ class Router(wiring.Component):
             m.d.sync += groups.grouping.eq(layer.group_size != 0)
             m.next = "SCAN"
 
+        met = Signal(TOPK_LATENCY - 1)  # the first place has met the last key
+        read = Signal()  # the last row of a choice
+        m.d.sync += [met.eq(Cat(groups.o_last, met)), read.eq(memory.o_valid & memory.o_last)]
         with m.FSM():
             with m.State("STORE"):
                 m.d.sync += [slot.eq(0), memory.rows.eq(layer.experts)]
@@ -191,13 +200,11 @@ class Router(wiring.Component):
 
             # ---- the best groups, then the choices ----
             with m.State("SCAN"):
-                m.d.comb += [groups.valid.eq(scored), groups.last.eq(scored & keys.o_last)]
-                with m.If(groups.o_last):
-                    m.next = "RANK"
+                m.d.comb += scanning.eq(1)
+                with m.If(met[-1]):
+                    m.next = "RANKED"
 
-            # The last key meets the first place, which is read in the next cycle.
-            with m.State("RANK"):
-                m.next = "RANKED"
+            # The first place is right, and is read in the next cycle.
 
             with m.State("RANKED"):
                 m.d.sync += first_key.eq(topk.largest)
@@ -237,7 +244,7 @@ class Router(wiring.Component):
             # The slot stays until the last of them is past the unit's use of the shift.
             with m.State("CHOSEN"):
                 m.d.comb += of_choices.eq(1)
-                with m.If(memory.o_valid & memory.o_last):
+                with m.If(read):
                     m.next = "ADVANCE"
 
             with m.State("ADVANCE"):

@@ -31,7 +31,7 @@ LSE_BITS = 32
 REST_BITS = 21
 """Bits of a place within a piece."""
 
-LATENCY = 19
+LATENCY = 20
 """Cycles from a logit to its score."""
 
 
@@ -88,11 +88,12 @@ class Score(wiring.Component):
     logit : In(48, signed)
         The accumulator.
     peak : In(48, signed)
-        Of an exponential: what the logit is less than, or is; ``exp(logit - peak - lse)`` is computed.
+        Of an exponential: what the logit is less than, or is; ``exp(logit - peak - lse)`` is computed. A cycle after
+        the logit.
     lse : In(32)
-        Of an exponential, in units of 2^-28; six cycles after the logit.
+        Of an exponential, in units of 2^-28; seven cycles after the logit.
     shift : In(7)
-        ``12 - A``, limited to 0 to 127, for accumulators in units of ``2**A``; three and four cycles after the logit.
+        ``12 - A``, limited to 0 to 127, for accumulators in units of ``2**A``; four and five cycles after the logit.
     o_valid, o_last, o_choice, o_row, o_logit : Out
         What came in ``LATENCY`` cycles ago.
     o_fixed : Out(43, signed)
@@ -124,16 +125,9 @@ class Score(wiring.Component):
         lookup = table.read_port()
 
         p = Pipeline(m, valid=self.valid)
-        exponential = self.function == Function.EXPONENTIAL
-        p.stage(
-            last=self.last,
-            choice=self.choice,
-            row=self.row,
-            logit=self.logit,
-            function=self.function,
-            exponential=exponential,
-            peak=Mux(exponential, self.peak, 0),
-        )
+        p.stage(last=self.last, choice=self.choice, row=self.row, logit=self.logit, function=self.function)
+        exponential = p.function == Function.EXPONENTIAL
+        p.stage(exponential=exponential, peak=Mux(exponential, self.peak, 0))
         p.stage(peak=None, v=p.logit - p.peak)
         p.stage(v=magnitude(p.v)[:ACC_BITS])
         scale_stages(p, "v", FIXED_BITS, self.shift)  # v << (A + 28)

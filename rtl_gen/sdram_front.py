@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, DomainRenamer, Module, Value
+from amaranth.hdl import Cat, Module, Value
 from amaranth.lib import stream, wiring
-from amaranth.lib.fifo import AsyncFIFO, SyncFIFOBuffered
+from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from boards import Memory
 from moe_hw.arch import Arch
 from rtl_gen.bus import AXI4
+from rtl_gen.crossing import Crossing
 from rtl_gen.sdram_axi import READ_WORDS, SdramAxi
 from rtl_gen.sdram_types import segment_layout, word_layout
-from rtl_gen.skid_buffer import SkidBuffer
 
 SEGMENTS = 4
 """Segments that can wait for the controller."""
@@ -74,24 +74,22 @@ class SdramFront(wiring.Component):
         wiring.connect(m, wiring.flipped(self.axi), front.axi)
 
         # Queues in the fabric's clock are long, those between the clocks are short.
-        there, back = {"w_domain": "sync", "r_domain": self.domain}, {"w_domain": self.domain, "r_domain": "sync"}
-        segment_bits, write_bits = len(Cat(front.segments.payload)), len(Cat(front.writes.payload))
-        m.submodules.segments = segments = AsyncFIFO(width=segment_bits, depth=SEGMENTS, **there)
+        write_bits, data_bits = len(Cat(front.writes.payload)), self.arch.data_bits
+        segment_shape = front.segments.payload.shape()
+        m.submodules.segments = segments = Crossing(segment_shape, SEGMENTS, "sync", self.domain)
         m.submodules.writes = writes = SyncFIFOBuffered(width=write_bits, depth=WRITE_WORDS)
-        m.submodules.writes_over = writes_over = AsyncFIFO(width=write_bits, depth=CROSSING_WORDS, **there)
-        m.submodules.next_write = next_write = DomainRenamer(self.domain)(SkidBuffer(write_bits))
-        m.submodules.words_over = words_over = AsyncFIFO(width=self.arch.data_bits, depth=CROSSING_WORDS, **back)
-        m.submodules.words = words = SyncFIFOBuffered(width=self.arch.data_bits, depth=READ_WORDS)
+        m.submodules.writes_over = writes_over = Crossing(write_bits, CROSSING_WORDS, "sync", self.domain)
+        m.submodules.words_over = words_over = Crossing(data_bits, CROSSING_WORDS, self.domain, "sync")
+        m.submodules.words = words = SyncFIFOBuffered(width=data_bits, depth=READ_WORDS)
         m.d.comb += [
-            *_connect(front.segments, segments.w_stream),
-            *_connect(segments.r_stream, self.segments),
+            *_connect(front.segments, segments.i),
+            *_connect(segments.o, self.segments),
             *_connect(front.writes, writes.w_stream),
-            *_connect(writes.r_stream, writes_over.w_stream),
-            *_connect(writes_over.r_stream, next_write.i),
-            *_connect(next_write.o, self.writes),
-            words_over.w_data.eq(self.words),
-            words_over.w_en.eq(self.word_valid),
-            *_connect(words_over.r_stream, words.w_stream),
+            *_connect(writes.r_stream, writes_over.i),
+            *_connect(writes_over.o, self.writes),
+            words_over.i.payload.eq(self.words),
+            words_over.i.valid.eq(self.word_valid),
+            *_connect(words_over.o, words.w_stream),
             *_connect(words.r_stream, front.words),
         ]
         return m

@@ -175,6 +175,10 @@ class Streamer(wiring.Component):
 
         # ---- words become beats ----
         lane = Signal(per_beat, init=1)  # where the next word goes, one of them
+        # That it is the last one, too; but from a count, for the lanes lie where the beat is, far from the bus.
+        word, following = Signal(range(per_beat)), Signal(range(per_beat))
+        end_of_beat = Signal(init=per_beat == 1)
+        m.d.comb += following.eq(word + 1)
         beat = Signal(arch.beat_bits)
         beat_held = Signal()
         expected = Signal(Expected)
@@ -183,7 +187,7 @@ class Streamer(wiring.Component):
         m.d.sync += expected.eq(expected_next)
         outstanding = Signal(range(capacity + 1))
         taken = self.words.valid & self.words.ready
-        held_next = (taken & lane[-1]) | (beat_held & ~takes(expected))
+        held_next = (taken & end_of_beat) | (beat_held & ~takes(expected))
         # A register, for the words wait elsewhere.
         ready = Signal()
         m.d.comb += [self.words.ready.eq(ready), self.waiting.eq(outstanding != 0)]
@@ -193,7 +197,7 @@ class Streamer(wiring.Component):
             outstanding.eq(outstanding + Mux(request, burst_words, 0) - taken),
         ]
         with m.If(taken):
-            m.d.sync += lane.eq(lane.rotate_left(1))
+            m.d.sync += [lane.eq(lane.rotate_left(1)), word.eq(following), end_of_beat.eq(following == per_beat - 1)]
             for index in range(per_beat):
                 with m.If(lane[index]):
                     m.d.sync += beat.word_select(index, arch.data_bits).eq(self.words.payload.data)

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from moe_hw.arch import EXP_BITS, Arch
-from rtl_gen.accumulate import SHIFT_MAX, tag_layout
+from rtl_gen.accumulate import SHIFT_MAX, TAG_LEAD, tag_layout
 from rtl_gen.array import LATENCY
 from rtl_gen.delay import Delay
 from rtl_gen.plane_loader import plane_layout
@@ -41,8 +41,8 @@ def vector_layout(arch: Arch) -> data.StructLayout:
 class VectorPipeline(wiring.Component):
     """Looks up where vectors lie and what their exponents are.
 
-    Latency: ``COMMAND_STAGE`` cycles to the command, ``COMMAND_STAGE`` and the array's ``LATENCY`` to the tag;
-    throughput: a vector a cycle.
+    Latency: ``COMMAND_STAGE`` cycles to the command, ``COMMAND_STAGE`` and the array's ``LATENCY`` to the sums, to
+    which the tag has a lead of ``TAG_LEAD``; throughput: a vector a cycle.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ class VectorPipeline(wiring.Component):
         ]
         valid = Signal(TAG_STAGE)
         m.d.sync += valid.eq(Cat(self.issue, valid))
-        m.submodules.delay = delay = Delay(tag_layout(arch), COMMAND_STAGE + LATENCY - TAG_STAGE)
+        m.submodules.delay = delay = Delay(tag_layout(arch), COMMAND_STAGE + LATENCY - TAG_STAGE - TAG_LEAD)
         m.d.comb += [
             delay.i_valid.eq(valid[-1]),
             delay.i.eq(tag),

@@ -157,10 +157,12 @@ class Walk(wiring.Component):
         ahead = Signal(expert_bits(arch))  # experts that were read ahead
         asked, ahead_known = Signal(), Signal()  # its entry is being read, and is there
         expert = Signal(expert_bits(arch))
+        more_ahead = Signal()
         was_read = (kind == Kind.UP) & (expert < ahead)
         m.d.sync += [
             choices.eq(layer.tokens * layer.top_k),
             may_run_ahead.eq((layer.tokens <= layer.slots) & (choices >= layer.experts << AHEAD_SHIFT)),
+            more_ahead.eq(may_run_ahead & ~layer.given_routes & (ahead != layer.experts)),
         ]
 
         # ---- the matrix at hand ----
@@ -255,7 +257,6 @@ class Walk(wiring.Component):
             with m.State("ROUTES"):
                 m.d.comb += self.expert.eq(0)
                 m.d.sync += expert.eq(0)
-                more_ahead = may_run_ahead & ~layer.given_routes & (ahead != layer.experts)
                 with m.If(routed & self.table_loaded):
                     m.next = "LOOK"
                 with m.Elif(~routed & more_ahead & free & ahead_known):

@@ -65,19 +65,20 @@ def random_matrix(arch: Arch, groups: int, blocks: int, slots: int) -> tuple[lis
 
 
 async def feed(dut, arch: Arch, products: list[dict], pattern: streams.Pattern, credits: list[int]) -> None:
+    """Sums follow their tag by a cycle."""
     active = pattern()
+    mask = (1 << SUM_BITS) - 1
     for product in products:
         complete = product["tag"]["complete"]
         while not next(active) or (complete and credits[0] == 0):
-            dut.valid.value = 0
             await RisingEdge(dut.clk)
+            dut.valid.value = 0
         credits[0] -= complete
-        mask = (1 << SUM_BITS) - 1
-        dut.sums.value = sum((dot & mask) << SUM_BITS * column for column, dot in enumerate(product["sums"]))
         dut.tag.value = streams.pack(tag_layout(arch), product["tag"])
         dut.valid.value = 1
         await RisingEdge(dut.clk)
-    dut.valid.value = 0
+        dut.valid.value = 0
+        dut.sums.value = sum((dot & mask) << SUM_BITS * column for column, dot in enumerate(product["sums"]))
 
 
 async def run(dut, arch: Arch, shape: tuple[int, int, int], idle: streams.Pattern, stall: streams.Pattern) -> None:

@@ -116,6 +116,7 @@ async def nothing_is_taken_while_held(dut: Any) -> None:
     batch = Batch(bench.arch, bench.arch.max_tokens, 2)
     batch.add_job()
     dut.hold.value = 1
+    await ClockCycles(dut.clk, 2)
     adding = cocotb.start_soon(bench.add(batch))
     for _ in range(50):
         await RisingEdge(dut.clk)

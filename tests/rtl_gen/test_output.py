@@ -83,7 +83,7 @@ class Bench:
         self.dut.layer.value, self.dut.address.value = pack(layer_layout(), self.layer), self.address
         self.base = self.cleared = 0
         await self.pulse("restart")
-        await RisingEdge(self.dut.clk)
+        await ClockCycles(self.dut.clk, 2)
         while int(self.dut.clearing.value):
             await RisingEdge(self.dut.clk)
         used = tokens * row_of(self.arch, chunk_blocks)

@@ -285,7 +285,7 @@ async def a_logit_a_cycle(dut: Any) -> None:
         await task
         whole = not layer.get("score", 0) and (not normalise or layer.get("correction", 0) > 0)
         scans = 1 + (layer.get("group_size", 0) > 0) + 2 * whole
-        scan = scans * (layer["experts"] + 45) + 40 * whole + layer.get("kept_groups", 0) + layer["top_k"] + gated
+        scan = scans * (layer["experts"] + 50) + 40 * whole + layer.get("kept_groups", 0) + layer["top_k"] + gated
         emit = 9 * (layer["top_k"] + gated) + 40
         jobs = len(even_parts(layer["tokens"], layer["slots"]))  # each waits for the last routes of the one before
         bound = layer["tokens"] * max(scan, emit) + jobs * emit + 20

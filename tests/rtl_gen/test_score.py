@@ -55,21 +55,23 @@ def value(case: Case, exponent: int) -> int:
 
 
 async def check(dut: Any, cases: list[Case], exponent: int, idle: float = 0) -> None:
-    """The values of ``cases`` at ``exponent``, each ``LATENCY`` cycles after its logit; lse is there for a cycle."""
+    """The values of ``cases``, each ``LATENCY`` cycles after its logit; peak and lse are there for a cycle."""
     dut.shift.value = min(127, max(0, 12 - exponent))
     waiting = deque(cases)
     expected: deque[tuple[int, ...] | None] = deque([None] * LATENCY)
-    lse: deque[int] = deque([0] * 6)
+    peak: deque[int] = deque([0])
+    lse: deque[int] = deque([0] * 7)
     while waiting or any(expected):
         case = waiting.popleft() if waiting and random.random() >= idle else None
         marks = [random.randrange(2), random.randrange(2), random.randrange(256)]
         dut.valid.value, dut.last.value, dut.choice.value, dut.row.value = int(case is not None), *marks
+        peak.append(case.peak if case else random.getrandbits(40))
         lse.append(case.lse if case else random.getrandbits(32))
-        dut.lse.value = lse.popleft()
+        dut.peak.value, dut.lse.value = peak.popleft(), lse.popleft()
         if case is None:
             expected.append(None)
         else:
-            dut.function.value, dut.logit.value, dut.peak.value = case.function.value, case.logit, case.peak
+            dut.function.value, dut.logit.value = case.function.value, case.logit
             fixed = 4 * int(np.sign(case.logit)) * int(twin.fixed(case.logit, exponent))
             expected.append((*marks, case.logit, fixed, value(case, exponent)))
             if case.function == Function.EXPONENTIAL:

@@ -7,7 +7,7 @@ import pytest
 from cocotb.triggers import ClockCycles, ReadOnly, ReadWrite, RisingEdge
 
 from moe_hw.arch import PLANES_PER_PASS, TILES_PER_SCALE_BEAT, Arch, passes_of
-from rtl_gen.accumulate import FRACTION, tag_layout
+from rtl_gen.accumulate import FRACTION, TAG_LEAD, tag_layout
 from rtl_gen.array import LATENCY
 from rtl_gen.row import command_layout
 from rtl_gen.sequencer import RELEASE_DELAY, Activity, Sequencer
@@ -150,7 +150,8 @@ class Surroundings:
             self.activity.append(Activity(int(dut.activity.value)))
             if int(dut.tag_valid.value):
                 tag = streams.unpack(tag_layout(arch), int(dut.tag.value))
-                self.taken.append((cycle - LATENCY, self.history[cycle - LATENCY], tag))
+                issued = cycle - LATENCY + TAG_LEAD
+                self.taken.append((issued, self.history[issued], tag))
                 results += tag["complete"]
                 assert results <= arch.slots
             if int(dut.jobs__valid.value) and int(dut.jobs__ready.value):

@@ -10,7 +10,7 @@ import pytest
 from cocotb.triggers import ClockCycles, ReadWrite, RisingEdge
 
 from moe_hw.arch import ACC_BITS
-from rtl_gen.topk import TopK, entry_layout
+from rtl_gen.topk import LATENCY, TopK, entry_layout
 from sim.bench.runner import parameter, run_bench
 from sim.bench.streams import PATTERNS, Pattern, pack, reset, start
 
@@ -43,7 +43,7 @@ async def take(dut: Any, count: int, pattern: Pattern) -> list[int]:
     """Indices from the first place on, each as soon as it is right."""
     active = pattern()
     indices = []
-    await RisingEdge(dut.clk)
+    await ClockCycles(dut.clk, LATENCY - 1)
     for place in range(count):
         while not next(active):
             await RisingEdge(dut.clk)
