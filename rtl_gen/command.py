@@ -138,7 +138,11 @@ class Command(wiring.Component):
         ]
         checked = Signal(Status)  # a register: every block waits for the verdict
         m.d.sync += checked.eq(check.status)
-        m.d.sync += self.entries.eq(layer.tokens * (layer.top_k + (layer.shared_blocks != 0)))
+        per_token = Signal(range(arch.max_top_k + 2))
+        m.d.sync += [
+            per_token.eq(layer.top_k + (layer.shared_blocks != 0)),
+            self.entries.eq(layer.tokens * per_token),
+        ]
 
         # ---- the status: what the checks found, else what happened later ----
         status = Signal(Status)

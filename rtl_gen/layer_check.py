@@ -96,20 +96,20 @@ class LayerCheck(wiring.Component):
         groups_ok = groups_ok & (layer.kept_groups <= arch.max_top_k)
         groups_ok = groups_ok & (layer.group_zero | (layer.top_k <= choices))
         groups_ok = groups_ok & ~(layer.group_sum & (layer.group_size == 1))
-        shape_ok = shape_ok & ((layer.group_size == 0) | groups_ok)
+        groups_ok = groups_ok | (layer.group_size == 0)
         top_k_ok = (layer.top_k != 0) & (layer.top_k <= arch.max_top_k) & (layer.top_k <= layer.experts)
         slots_ok = (self.slots != 0) & (self.slots <= arch.slots)
         several = self.chunk_blocks != layer.hidden_blocks
         within_beat = several & (layer.chunk_blocks % arch.chunk_granule != 0)
         cut_ok = slots_ok & (self.chunk_blocks != 0) & (self.chunk_blocks <= layer.hidden_blocks) & ~within_beat
         found = {}
-        for name, condition in (("shape", shape_ok), ("top_k", top_k_ok), ("cut", cut_ok)):
+        for name, condition in (("shape", shape_ok), ("groups", groups_ok), ("top_k", top_k_ok), ("cut", cut_ok)):
             found[name] = Signal(name=f"{name}_ok")
             m.d.sync += found[name].eq(condition)
         checks = (
             (self.magic != LAYER_MAGIC, Status.BAD_LAYER),
             ((self.tokens == 0) | (self.tokens > arch.max_tokens), Status.BAD_TOKENS),
-            (~found["shape"], Status.BAD_SHAPE),
+            (~(found["shape"] & found["groups"]), Status.BAD_SHAPE),
             (layer.experts > arch.max_experts, Status.TOO_MANY_EXPERTS),
             (~found["top_k"], Status.BAD_TOP_K),
             (vector_blocks > arch.vector_blocks // 2, Status.VECTOR_BUFFER_FULL),
