@@ -11,10 +11,10 @@ USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.10 python3; do \
 	"$$python" -c '$(USABLE)' 2>/dev/null && echo "$$python" && break; done)
 
-.PHONY: help setup demo test soak bench lint fmax clean
+.PHONY: help setup demo test soak bench bitstreams lint fmax clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(STAMP) ## create .venv with the pinned versions
 
@@ -31,6 +31,9 @@ soak: $(STAMP) ## the random tests with fresh seeds, ROUNDS=5 times
 
 bench: $(STAMP) ## full-size layers of real models against the recorded baseline; takes minutes
 	$(BIN)/python -m pytest -m bench -s
+
+bitstreams: $(STAMP) ## bitstreams of the open boards in build/, over three seeds each; takes two hours
+	for board in ulx3s-85f ecpix5-85f; do $(BIN)/moe-hw build --board $$board build/$$board || exit; done
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

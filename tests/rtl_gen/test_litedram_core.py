@@ -64,3 +64,12 @@ def test_times_are_rounded_up_to_clocks_of_the_controller() -> None:
     clocks = {name: getattr(timing, name) for name in ("tRP", "tRCD", "tRAS", "tRC", "tWR", "tFAW", "tRFC", "tREFI")}
     assert clocks == {"tRP": 2, "tRCD": 2, "tRAS": 4, "tRC": 5, "tWR": 2, "tFAW": 5, "tRFC": 24, "tREFI": 702}
     assert (timing.tRRD, timing.tCCD, timing.tWTR, timing.tZQCS) == (2, 2, 2, 32)
+
+
+def test_its_memories_are_read_without_a_clock() -> None:
+    """Synthesis takes words that are read while they are written for whatever is cheapest (``ECP5.flow``)."""
+    text = controller_verilog(MEMORY) + phy_verilog(MEMORY)
+    assert re.search(r"assign \w+ = storage\w*\[", text)
+    for register in re.findall(r"(\w+) <= storage\w*\[", text):
+        (wire,) = re.findall(rf"assign (\w+) = {register};", text)
+        assert len(re.findall(rf"\b{wire}\b", text)) == 2, f"{wire} is declared, assigned and used"
