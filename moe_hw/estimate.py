@@ -43,7 +43,7 @@ for the choices beyond one for each, for each route, and for a sum's reciprocal.
 SCORE_LATENCY = 23
 """Cycles from a choice's logit to its term."""
 
-GIVEN_CYCLES = 2
+GIVEN_CYCLES = 3
 """Cycles of the expert queues for each given route."""
 
 SLOT_CYCLES = 5

@@ -9,7 +9,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from moe_hw.arch import ACC_BITS, TILES_PER_SCALE_BEAT, Arch
-from rtl_gen.emit import instance
+from rtl_gen.emit import OF_ITS_OWN, instance
 from rtl_gen.row import SUM_BITS
 from rtl_gen.types import result_layout, slot_bits
 
@@ -63,7 +63,7 @@ class AccumulateColumn(wiring.Component):
     dot : In(18, signed), scale : In(scale_layout), shift : In(7)
         A product to accumulate, in stage 1.
     read_slot : In
-        Its slot, in stage 4. ``first``, ``forward`` : In(1), in stage 5: start from zero, or from the sum before.
+        Its slot, in stage 3. ``first``, ``forward`` : In(1), in stage 5: start from zero, or from the sum before.
     write : In(1), write_slot : In
         In stage 6: store the sum.
     sum : Out(48, signed)
@@ -119,13 +119,15 @@ class AccumulateColumn(wiring.Component):
         m.d.sync += addend.eq((fine >> 1) + fine[0])
 
         # Stage 5: add. The memory is read in stage 4 and written in stage 6.
+        read_slot = Signal.like(self.read_slot, attrs=OF_ITS_OWN)  # columns lie all over the array
+        m.d.sync += read_slot.eq(self.read_slot)
         m.submodules.memory = memory = Memory(shape=signed(ACC_BITS), depth=self.arch.slots, init=[])
         write = memory.write_port()
         read = memory.read_port(transparent_for=[write])
         start = Mux(self.first, 0, Mux(self.forward, self.sum, read.data))
         m.d.sync += self.sum.eq(start + addend)
         m.d.comb += [
-            read.addr.eq(self.read_slot),
+            read.addr.eq(read_slot),
             write.en.eq(self.write),
             write.addr.eq(self.write_slot),
             write.data.eq(self.sum),
@@ -207,17 +209,13 @@ class Accumulate(wiring.Component):
         result = Signal(result_layout(arch))
         for name, _ in tag_layout(arch)["result"].shape:
             m.d.comb += result[name].eq(tag[6].result[name])
-        # Columns lie all over the array, so each half has its own register. With equal initial values synthesis would
-        # make one of the two.
-        read_slot = [Signal(slot_bits(arch), name=f"read_slot_{half}", init=-half % arch.slots) for half in range(2)]
-        m.d.sync += [slot.eq(tag[3].result.slot) for slot in read_slot]
         for index in range(arch.columns):
             ports = column.signature.create(path=(f"column_{index}",))
             m.d.comb += [
                 ports.dot.eq(sums.word_select(index, SUM_BITS)),
                 ports.scale.eq(scales[index]),
                 ports.shift.eq(tag[1].shift),
-                ports.read_slot.eq(read_slot[2 * index // arch.columns]),
+                ports.read_slot.eq(tag[3].result.slot),
                 ports.first.eq(tag[5].first),
                 ports.forward.eq(forward),
                 ports.write.eq(valid[6]),

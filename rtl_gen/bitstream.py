@@ -74,7 +74,7 @@ def synthesise(design: BoardDesign, watch: Watch) -> Netlist:
     reads = "; ".join(
         f"{'read_rtlil' if name.endswith('.il') else 'read_verilog'} {name}" for name in sorted(design.sources)
     )
-    script = f"{reads}; {ECP5.flow} -top {TOP} -json netlist.json; tee -q -o stat.json stat -json -top {TOP}"
+    script = f"{reads}; {ECP5.script(TOP, '-json netlist.json')}; tee -q -o stat.json stat -json -top {TOP}"
     made = make(
         YOSYS, ["-p", script], design.sources, ("netlist.json", "stat.json"), "synthesis",
         watch=lambda log: watch("synthesise", _last_line(log)),

@@ -46,14 +46,16 @@ class Bursts(wiring.Component):
         count = Signal(range(burst_words + 1))
         counted = Signal()  # `count` is of the range's present rest
         cut = Signal()
+        done = Signal(init=1)  # no range is under way
         m.d.comb += [
             to_boundary.eq(burst_words - address[:index_bits]),
             cut.eq(counted & ~self.bursts.valid),
-            self.ranges.ready.eq((left == 0) & ~self.bursts.valid),
+            self.ranges.ready.eq(done & ~self.bursts.valid),
         ]
         m.d.sync += [
             count.eq(Mux(left < to_boundary, left, to_boundary)),
             counted.eq((left != 0) & ~cut),
+            done.eq((left == 0) & ~(self.ranges.valid & self.ranges.ready)),
         ]
         with m.If(self.bursts.ready):
             m.d.sync += self.bursts.valid.eq(0)

@@ -11,6 +11,10 @@ from amaranth.back import rtlil, verilog
 from amaranth.hdl import ClockSignal, Instance, ResetSignal, Value
 from amaranth.lib import wiring
 
+OF_ITS_OWN = {"keep": 1}
+"""Attributes of a register that stays in each copy of its block, near it. Synthesis makes one of equal registers, with
+a wire to all places; ``rtl_gen.synthesis.KEEP_COPIES`` keeps it from that."""
+
 
 def instance(
     name: str, signature: wiring.Signature, ports: wiring.PureInterface | object, reset: Value | None = None

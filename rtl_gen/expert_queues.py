@@ -27,7 +27,7 @@ class ExpertQueues(wiring.Component):
 
     Nothing is moved or sorted: entries stay where they arrived, and each names the one behind it.
 
-    Throughput: a queue is cleared a cycle, a route taken every other cycle. Latency of both read ports: one cycle.
+    Throughput: a queue is cleared a cycle, a route taken every third cycle. Latency of both read ports: one cycle.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class ExpertQueues(wiring.Component):
         link_write, link_read = links.write_port(), links.read_port()
 
         route = Signal(route_layout(arch))
-        queue = queue_read.data
+        queue = Signal(queue_layout(arch))
         occupied = queue.count != 0
         m.d.comb += [
             queue_read.addr.eq(self.expert),
@@ -91,8 +91,8 @@ class ExpertQueues(wiring.Component):
             entry_write.data.weight.eq(route.weight),
             link_write.addr.eq(queue.tail),
             link_write.data.eq(self.arrived),
-            self.head.eq(queue.head),
-            self.count.eq(queue.count),
+            self.head.eq(queue_read.data.head),
+            self.count.eq(queue_read.data.count),
             entry_read.addr.eq(self.place),
             link_read.addr.eq(self.place),
             self.entry.eq(entry_read.data),
@@ -117,7 +117,11 @@ class ExpertQueues(wiring.Component):
                 m.d.comb += [self.routes.ready.eq(1), queue_read.addr.eq(self.routes.payload.expert)]
                 m.d.sync += route.eq(self.routes.payload)
                 with m.If(self.routes.valid):
-                    m.next = "APPEND"
+                    m.next = "LOOK"
+
+            with m.State("LOOK"):  # a cycle of its own, as block RAM answers late
+                m.d.sync += queue.eq(queue_read.data)
+                m.next = "APPEND"
 
             with m.State("APPEND"):
                 m.d.comb += [

@@ -32,7 +32,7 @@ class Groups(wiring.Component):
     layer : In(layer_layout())
         Stable while keys are under way.
     clear : In(1)
-        Keep no group, and expect expert 0.
+        Keep no group, and expect expert 0. Needed after a reset.
     grouping : In(1)
         Keys become those of groups, instead of those of the experts that may be chosen.
     keep : In(1), group : In
@@ -69,10 +69,11 @@ class Groups(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         layer = self.layer
-        kept = Signal(MAX_GROUPS)
-        expert = Signal(expert_bits(self.arch))
-        group = Signal(range(MAX_GROUPS))
-        place = Signal(expert_bits(self.arch))  # in the group
+        # `clear` is all the reset that these need: the real one would be an input of logic, from far.
+        kept = Signal(MAX_GROUPS, reset_less=True)
+        expert = Signal(expert_bits(self.arch), reset_less=True)
+        group = Signal(range(MAX_GROUPS), reset_less=True)
+        place = Signal(expert_bits(self.arch), reset_less=True)  # in the group
         # The layer does not change, and its sizes come from far.
         last_place, grouped, group_zero, group_sum = Signal.like(place), Signal(), Signal(), Signal()
         m.d.sync += [

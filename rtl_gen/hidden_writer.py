@@ -92,21 +92,20 @@ class HiddenWriter(wiring.Component):
             run.lines.eq(count + kept),
             run.last.eq(block.last),
         ]
-        with m.FSM():
-            with m.State("TAKE"):
-                m.d.comb += self.blocks.ready.eq(1)
-                coming = self.blocks.payload
-                blocks = Mux(coming.shared, layer.shared_blocks, layer.inter_blocks)
-                m.d.sync += [block.eq(coming), kept.eq(~coming.unused & (coming.block < blocks))]
-                with m.If(self.blocks.valid):
-                    m.next = "QUEUE"
-            with m.State("QUEUE"):
-                m.d.comb += [lines.w_en.eq(room & kept), runs.w_en.eq(room & end_of_run)]
-                with m.If(room):
-                    m.d.sync += [address.eq(following), count.eq(run.lines)]
-                    with m.If(end_of_run):
-                        m.d.sync += [first.eq(following), count.eq(0)]
-                    m.next = "TAKE"
+        # Takes a block, then queues it. A register, for who makes the blocks waits for it as a whole.
+        ready = Signal(init=1)
+        m.d.comb += self.blocks.ready.eq(ready)
+        m.d.sync += ready.eq(Mux(ready, ~self.blocks.valid, room))
+        with m.If(ready):
+            coming = self.blocks.payload
+            blocks = Mux(coming.shared, layer.shared_blocks, layer.inter_blocks)
+            m.d.sync += [block.eq(coming), kept.eq(~coming.unused & (coming.block < blocks))]
+        with m.Else():
+            m.d.comb += [lines.w_en.eq(room & kept), runs.w_en.eq(room & end_of_run)]
+            with m.If(room):
+                m.d.sync += [address.eq(following), count.eq(run.lines)]
+                with m.If(end_of_run):
+                    m.d.sync += [first.eq(following), count.eq(0)]
         with m.If(self.restart):
             m.d.sync += [address.eq(self.address), first.eq(self.address)]
 

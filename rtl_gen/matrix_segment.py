@@ -89,13 +89,15 @@ class MatrixSegment(wiring.Component):
         bits = Mux(self.shared, layer.shared_bits, Mux(self.expert.bits < 2, 2, self.expert.bits))
         # Four tiles are a beat of scales and four times as many beats of planes as a code has bits.
         quarters, down = Signal.like(offset), Signal.like(offset)
-        few = sum((Mux(bits[place], quarters << place, 0) for place in range(3)), Const(0))
+        bits_down = Signal(4)
+        few = sum((Mux(bits_down[place], quarters << place, 0) for place in range(3)), Const(0))
         m.d.sync += [
             quarters.eq(
                 Mux(self.shared, layer.shared_down, layer.expert_down) + Mux(self.shared, shared_offset, offset)
             ),
             # No code has more than eight bits.
-            down.eq(quarters + (Mux(bits[3], quarters << 3, few) << 2)),
+            bits_down.eq(bits),
+            down.eq(quarters + (Mux(bits_down[3], quarters << 3, few) << 2)),
         ]
         segment = self.segment
         m.d.comb += segment.bits.eq(bits)

@@ -219,23 +219,26 @@ class Streamer(wiring.Component):
             last_group.eq(tiles_left <= TILES_PER_SCALE_BEAT),
             group_planes.eq(sum((Mux(bit, tile_planes << n, 0) for n, bit in enumerate(group_tiles)), Const(0))),
         ]
-        # One more register, for the queue and the row banks are far from each other.
-        scale_write = Signal()
+        # One more register, for the queue and the row banks are far from each other; for the queue another one.
+        is_scales, scale_write = Signal(), Signal()
+        scale_beat = Signal.like(beat)
         m.d.sync += [
             self.beat.eq(beat),
             self.plane_write.eq(beat_held & (expected == Expected.PLANES)),
-            scale_write.eq(beat_held & (expected == Expected.SCALES)),
+            is_scales.eq(beat_held & (expected == Expected.SCALES)),
+            scale_beat.eq(self.beat),
+            scale_write.eq(is_scales),
         ]
         with m.If(self.plane_write):
             m.d.sync += self.plane_address.eq(self.plane_address + 1)
         m.d.comb += [
-            scale_queue.w_data.eq(self.beat),
+            scale_queue.w_data.eq(scale_beat),
             scale_queue.w_en.eq(scale_write),
             scale_queue.r_en.eq(~self.scales.valid | self.scales.ready),
         ]
         with m.If(scale_queue.r_en):  # in registers, for block RAM answers late
             m.d.sync += [self.scales.payload.eq(scale_queue.r_data), self.scales.valid.eq(scale_queue.r_rdy)]
-        # Some cycles old: room for one more than this beat, and no third one comes in three cycles.
+        # Some cycles old: room for one more than this beat, and no third one comes in four cycles.
         has_room_for_scales = Signal()
         m.d.sync += has_room_for_scales.eq(scale_queue.w_level < scale_queue.depth - 1)
         scales_next = Mux(has_room_for_scales, Expected.SCALES, Expected.NO_ROOM)

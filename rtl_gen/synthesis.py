@@ -25,11 +25,19 @@ class Family:
     """How Yosys maps to an FPGA family, and how much of its resources each cell takes."""
 
     flow: str
+    """Yosys' command, and how it goes about it."""
     luts: Mapping[str, float]
     flip_flops: Mapping[str, float]
     dsps: Mapping[str, float]
     block_rams: Mapping[str, float]
 
+    def script(self, top: str, options: str = "") -> str:
+        """What Yosys does with the sources it has read."""
+        return f"{KEEP_COPIES}; {self.flow} -top {top} {options}"
+
+
+KEEP_COPIES = "proc; select -set copies w:* a:keep=1 %i %ci1 t:$*dff* %i; setattr -set keep 1 @copies; select -clear"
+"""Yosys keeps wires with the attribute ``keep``, but not the flip-flops that drive them, see ``rtl_gen.emit``."""
 
 ECP5 = Family(
     # No block relies on what comes of a word that is read while it is written. Where Yosys has to see to it, it delays
@@ -76,7 +84,7 @@ def count(verilog: str, top: str, family: Family, options: str = "", progress: P
     Raises:
         SetupError: Yosys is missing or fails, or the disk is full.
     """
-    script = f"read_verilog in.v; {family.flow} -top {top} {options}; tee -q -o stat.json stat -json -top {top}"
+    script = f"read_verilog in.v; {family.script(top, options)}; tee -q -o stat.json stat -json -top {top}"
     made = make(
         YOSYS, ["-q", "-p", script], {"in.v": verilog}, ["stat.json"], f"synthesis, {family.flow}", progress
     )  # fmt: skip
@@ -100,7 +108,7 @@ def place_and_route(verilog: str, top: str, seed: int, progress: Progress | None
     Raises:
         SetupError: a tool is missing or fails, or the disk is full.
     """
-    script = f"read_verilog in.v; {ECP5.flow} -top {top} -json netlist.json"
+    script = f"read_verilog in.v; {ECP5.script(top, '-json netlist.json')}"
     title = "synthesis for place and route"
     made = make(YOSYS, ["-q", "-p", script], {"in.v": verilog}, ["netlist.json"], title, progress)
     # router1, the default, takes clock enables along good ways; router2 is for designs that fill the device.

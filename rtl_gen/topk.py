@@ -40,7 +40,7 @@ class TopK(wiring.Component):
     Members
     -------
     clear : In(1)
-        Empties the chain; wins over ``valid``.
+        Empties the chain; wins over ``valid``. Needed after a reset.
     valid : In(1)
         Insert ``entry``.
     entry : In(entry_layout)
@@ -74,7 +74,8 @@ class TopK(wiring.Component):
         upper = signed(self.key_bits - split)
         kept = [Signal(upper, name=f"kept_{place}") for place in range(self.size)]
         coming = [Signal(upper, name=f"coming_{place}") for place in range(self.size)]
-        full, valid = Signal(self.size), Signal(self.size)
+        # `clear` is all the reset that these need: the real one would be an input of logic, from far.
+        full, valid = Signal(self.size, reset_less=True), Signal(self.size, reset_less=True)
         m.d.sync += [coming[0].eq(self.entry.key[split:].as_signed()), valid[0].eq(self.valid)]
         larger, equal = Signal(self.size), Signal(self.size)  # of the upper half that came a cycle ago
         for place in range(self.size):

@@ -101,7 +101,7 @@ async def a_route_every_other_cycle(dut: Any) -> None:
     while not int(dut.filled.value):
         await port(dut)
         cycles += 1
-    assert cycles <= 3 + 2 * len(routes) + 1
+    assert cycles <= 3 + 3 * len(routes) + 1
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")

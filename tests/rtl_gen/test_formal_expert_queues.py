@@ -107,9 +107,9 @@ class ExpertQueuesSpecification(wiring.Component):
 
 
 def test_queues_keep_order() -> None:
-    prove(ExpertQueuesSpecification(), depth=17)
+    prove(ExpertQueuesSpecification(), depth=20)
 
 
 def test_the_proof_can_fail() -> None:
     with pytest.raises(AssertionError, match="Assert failed"):
-        prove(ExpertQueuesSpecification(newest_first=True), depth=12)
+        prove(ExpertQueuesSpecification(newest_first=True), depth=14)

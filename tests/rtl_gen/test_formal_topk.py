@@ -17,7 +17,8 @@ INDEX_BITS = 3
 class TopKSpecification(wiring.Component):
     """Watches one entry, any of them: as many entries come out before it as beat it.
 
-    Keys are inserted with ascending indices, then the chain is read from its first place on, a place a cycle.
+    After a reset the chain is cleared. Keys are inserted with ascending indices, then the chain is read from its first
+    place on, a place a cycle.
 
     Parameters:
         size: of the chain.
@@ -45,6 +46,7 @@ class TopKSpecification(wiring.Component):
         place = Signal(range(self.size + 1))  # that is read
         is_read = Signal()
         place_read = Signal.like(place)
+        cleared = Signal()
         right = Signal(LATENCY - 1)  # the first place, after the last key
         m.d.comb += [
             topk.clear.eq(self.clear),
@@ -52,6 +54,7 @@ class TopKSpecification(wiring.Component):
             topk.entry.key.eq(self.key),
             topk.entry.index.eq(index),
             topk.place.eq(place),
+            Assume(~(self.insert & ~cleared)),
             Assume(~(self.insert & (self.read | (place != 0)))),
             Assume(~(self.insert & (index == (1 << INDEX_BITS) - 1))),
             Assume(~(self.read & (~right.all() | (place == self.size)))),
@@ -80,7 +83,7 @@ class TopKSpecification(wiring.Component):
         with m.If(self.read):
             m.d.sync += place.eq(place + 1)
         with m.If(self.clear):
-            m.d.sync += [index.eq(0), place.eq(0), seen.eq(0), beaten_by.eq(0), is_read.eq(0)]
+            m.d.sync += [cleared.eq(1), index.eq(0), place.eq(0), seen.eq(0), beaten_by.eq(0), is_read.eq(0)]
 
         with m.If(is_read & seen & (beaten_by == place_read)):
             m.d.comb += Assert(topk.index == self.watched)
@@ -91,9 +94,9 @@ class TopKSpecification(wiring.Component):
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_entries_come_out_in_order(size: int) -> None:
-    prove(TopKSpecification(size), depth=12)
+    prove(TopKSpecification(size), depth=13)
 
 
 def test_the_proof_can_fail() -> None:
     with pytest.raises(AssertionError, match="Assert failed"):
-        prove(TopKSpecification(3, later_first=True), depth=10)
+        prove(TopKSpecification(3, later_first=True), depth=11)
