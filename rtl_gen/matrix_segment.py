@@ -64,10 +64,11 @@ class MatrixSegment(wiring.Component):
         layer = self.layer
 
         # ---- the chunk ----
-        first_block = Signal(10)
+        # `restart` is all the reset that these need: the real one would be an input of logic, from far.
+        first_block = Signal(10, reset_less=True)
         blocks_left = Signal(10)
         chunk_blocks = Signal(10)
-        offset = Signal(address_bits(arch))  # of the chunk in a down matrix
+        offset = Signal(address_bits(arch), reset_less=True)  # of the chunk in a down matrix
         shared_offset = Signal.like(offset)
         m.d.comb += [
             blocks_left.eq(layer.hidden_blocks - first_block),

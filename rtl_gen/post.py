@@ -264,15 +264,13 @@ class Post(wiring.Component):
         )
         p.travel()
         p.stage(product=p.gate * p.up, gate=None, up=None)
-        p.travel()
 
     def _multiply(self, p: Pipeline) -> None:
         """The product of gate and up, normalised, times ``s``, normalised."""
         # Two normalised mantissas make 31 or 32 bits, or 0.
-        length = Mux(p.product[31], 32, 31)
-        aligned = Mux(p.product[31], p.product[15:], p.product[14:31])
-        product, exponent = round16(aligned, length, p.exponent)
-        p.stage(product=product, exponent=exponent)
+        p.stage(long=p.product[31], aligned=Mux(p.product[31], p.product[15:], p.product[14:31]), product=None)
+        product, exponent = round16(p.aligned, Mux(p.long, 32, 31), p.exponent)
+        p.stage(product=product, exponent=exponent, long=None, aligned=None)
         p.travel()
         p.stage(product=p.product * p.factor, exponent=p.exponent - 16, factor=None)
         p.stage(length=bit_length(p.product))

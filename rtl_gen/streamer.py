@@ -11,6 +11,7 @@ from amaranth.utils import bits_for, ceil_log2
 from moe_hw.arch import ROWS, TILES_PER_SCALE_BEAT, Arch
 from rtl_gen.bursts import Bursts
 from rtl_gen.bus import WORD_COUNT_BITS, burst_layout, word_layout
+from rtl_gen.skid_buffer import SkidBuffer
 from rtl_gen.types import BITS, address_bits, segment_layout
 
 TILE_BITS = 26
@@ -174,11 +175,9 @@ class Streamer(wiring.Component):
         m.d.sync += room.eq(room + freed - Mux(request, burst_words, 0))
 
         # ---- words become beats ----
+        m.submodules.words = words = SkidBuffer(self.words.payload.shape())  # the bus is far from where the beat is
+        wiring.connect(m, wiring.flipped(self.words), words.i)
         lane = Signal(per_beat, init=1)  # where the next word goes, one of them
-        # That it is the last one, too; but from a count, for the lanes lie where the beat is, far from the bus.
-        word, following = Signal(range(per_beat)), Signal(range(per_beat))
-        end_of_beat = Signal(init=per_beat == 1)
-        m.d.comb += following.eq(word + 1)
         beat = Signal(arch.beat_bits)
         beat_held = Signal()
         expected = Signal(Expected)
@@ -186,24 +185,23 @@ class Streamer(wiring.Component):
         m.d.comb += expected_next.eq(expected)
         m.d.sync += expected.eq(expected_next)
         outstanding = Signal(range(capacity + 1))
-        taken = self.words.valid & self.words.ready
-        held_next = (taken & end_of_beat) | (beat_held & ~takes(expected))
-        # A register, for the words wait elsewhere.
-        ready = Signal()
-        m.d.comb += [self.words.ready.eq(ready), self.waiting.eq(outstanding != 0)]
+        taken = words.o.valid & words.o.ready
+        held_next = (taken & lane[-1]) | (beat_held & ~takes(expected))
+        ready = Signal()  # a register, as much depends on it
+        m.d.comb += [words.o.ready.eq(ready), self.waiting.eq(outstanding != 0)]
         m.d.sync += [
             beat_held.eq(held_next),
             ready.eq(~held_next | takes(expected_next)),
             outstanding.eq(outstanding + Mux(request, burst_words, 0) - taken),
         ]
         with m.If(taken):
-            m.d.sync += [lane.eq(lane.rotate_left(1)), word.eq(following), end_of_beat.eq(following == per_beat - 1)]
+            m.d.sync += lane.eq(lane.rotate_left(1))
             for index in range(per_beat):
                 with m.If(lane[index]):
-                    m.d.sync += beat.word_select(index, arch.data_bits).eq(self.words.payload.data)
+                    m.d.sync += beat.word_select(index, arch.data_bits).eq(words.o.payload.data)
         with m.If(self.clear):
             m.d.sync += self.error.eq(0)
-        with m.Elif(taken & self.words.payload.error):
+        with m.Elif(taken & words.o.payload.error):
             m.d.sync += self.error.eq(1)
 
         # ---- beats are scales or planes ----
