@@ -46,7 +46,7 @@ class Bridge(wiring.Component):
     reset : Out(1)
         Of the accelerator, not of the memory.
 
-    Latency: 22 cycles from the middle of a request's last bit to the answer's first; throughput: all that the line
+    Latency: 23 cycles from the middle of a request's last bit to the answer's first; throughput: all that the line
     carries.
     """
 
@@ -105,5 +105,7 @@ class Bridge(wiring.Component):
             self.tx.eq(transmitter.tx),
         ]
         m.d.sync += requests.room.eq(answers.w_level < ANSWER_BYTES - LARGEST_ANSWER)
-        connect(m, framer.line, transmitter.bytes)
+        m.submodules.last_byte = last_byte = SkidBuffer(8)  # when a byte is sent is known late
+        connect(m, framer.line, last_byte.i)
+        connect(m, last_byte.o, transmitter.bytes)
         return m

@@ -121,7 +121,7 @@ async def a_disturbed_line(dut):
 
 @cocotb.test(timeout_time=50, timeout_unit="ms")
 async def latency(dut):
-    """22 cycles from the middle of the request's last bit."""
+    """23 cycles from the middle of the request's last bit."""
     line, _, _, _ = await begin(dut)
     await line.send(encode(request(0, Opcode.HELLO)))
     await line.settle()
@@ -130,7 +130,7 @@ async def latency(dut):
     while int(dut.tx.value):
         await RisingEdge(dut.clk)
         cycles += 1
-    assert cycles == 22 - CLOCKS // 2
+    assert cycles == 23 - CLOCKS // 2
 
 
 @cocotb.test(timeout_time=50, timeout_unit="ms")

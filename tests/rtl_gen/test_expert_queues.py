@@ -57,7 +57,7 @@ async def check(dut: Any, pattern: str = "always") -> None:
     routes = random_routes(arch, experts)
     await clear(dut, experts)
     await send(dut, "routes", route_layout(arch), routes, PATTERNS[pattern])
-    await ReadOnly()
+    await port(dut)
     assert int(dut.filled.value)
     await port(dut)
     assert not int(dut.filled.value) and not int(dut.routes__ready.value)
@@ -90,7 +90,7 @@ async def batches(dut: Any, pattern: str) -> None:
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
-async def a_route_every_other_cycle(dut: Any) -> None:
+async def a_route_every_third_cycle(dut: Any) -> None:
     dut.clear.value = dut.routes__valid.value = 0
     await start(dut)
     arch = ARCHES[parameter("arch")]

@@ -238,7 +238,7 @@ async def latency(dut):
     """Of a word in an open row, and in another row of the same bank."""
     async with board(dut) as ((master, _), _):
         await master.read([burst(1, 0)])
-        for address, most in ((4, 20), (4 * ROW, 23)):
+        for address, most in ((4, 22), (4 * ROW, 25)):
             await ClockCycles(dut.clk, 50)
             cycles = await cycles_of(dut, master.read([burst(1, address)]))
             dut._log.info(f"latency {cycles}")
