@@ -120,8 +120,6 @@ class Router(wiring.Component):
             keys.correction.eq(self.correction),
             softmax.logit_valid.eq(memory.o_valid & peaking),
             softmax.logit.eq(memory.o_logit),
-            softmax.answered.eq(scored),
-            softmax.term.eq(keys.o_term.score),
             groups.group.eq(topk.index),
             topk.valid.eq(groups.o_valid),
             topk.entry.key.eq(groups.o_key),
@@ -132,7 +130,11 @@ class Router(wiring.Component):
             self.job_done.eq(sender.job_done),
         ]
         scanning = Signal()
-        m.d.sync += [  # in registers, for the two blocks are far apart
+        summed = Signal()
+        m.d.sync += [  # in registers, for the blocks are far apart
+            softmax.answered.eq(scored),
+            softmax.term.eq(keys.o_term.score),
+            summed.eq(scored & keys.o_last),
             groups.key.eq(keys.o_key),
             groups.valid.eq(scanning & scored),
             groups.last.eq(scanning & scored & keys.o_last),
@@ -189,8 +191,8 @@ class Router(wiring.Component):
                 m.next = "SUM"
 
             with m.State("SUM"):
-                m.d.comb += softmax.term_valid.eq(scored)
-                with m.If(scored & keys.o_last):
+                m.d.comb += softmax.term_valid.eq(softmax.answered)
+                with m.If(summed):
                     m.next = "FINISH"
 
             with m.State("FINISH"):

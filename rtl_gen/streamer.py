@@ -117,11 +117,13 @@ class Streamer(wiring.Component):
         planes = Signal(WORD_COUNT_BITS)
         factor, factor_bits = Signal(BITS), Signal(range(BITS + 1))
         beats = Signal(WORD_COUNT_BITS)
+        idle = Signal(init=1)  # beside the state: who makes segments waits for it
+        m.d.comb += self.segments.ready.eq(idle)
         with m.FSM():
             with m.State("idle"):
-                m.d.comb += self.segments.ready.eq(1)
                 m.d.sync += segment.eq(self.segments.payload)
                 with m.If(self.segments.valid):
+                    m.d.sync += idle.eq(0)
                     m.next = "tiles"
             with m.State("tiles"):
                 m.d.sync += [
@@ -155,6 +157,7 @@ class Streamer(wiring.Component):
                     cutter.ranges.payload.words.eq(beats << ceil_log2(per_beat)),
                 ]
                 with m.If(cutter.ranges.ready):
+                    m.d.sync += idle.eq(1)
                     m.next = "idle"
 
         # ---- credits: room in the ring, in bus words ----
@@ -178,6 +181,10 @@ class Streamer(wiring.Component):
         m.submodules.words = words = SkidBuffer(self.words.payload.shape())  # the bus is far from where the beat is
         wiring.connect(m, wiring.flipped(self.words), words.i)
         lane = Signal(per_beat, init=1)  # where the next word goes, one of them
+        # That it is the last one, from a count: the lanes lie where the beat is.
+        word, following = Signal(range(per_beat)), Signal(range(per_beat))
+        end_of_beat = Signal(init=per_beat == 1)
+        m.d.comb += following.eq(word + 1)
         beat = Signal(arch.beat_bits)
         beat_held = Signal()
         expected = Signal(Expected)
@@ -186,7 +193,7 @@ class Streamer(wiring.Component):
         m.d.sync += expected.eq(expected_next)
         outstanding = Signal(range(capacity + 1))
         taken = words.o.valid & words.o.ready
-        held_next = (taken & lane[-1]) | (beat_held & ~takes(expected))
+        held_next = (taken & end_of_beat) | (beat_held & ~takes(expected))
         ready = Signal()  # a register, as much depends on it
         m.d.comb += [words.o.ready.eq(ready), self.waiting.eq(outstanding != 0)]
         m.d.sync += [
@@ -195,7 +202,7 @@ class Streamer(wiring.Component):
             outstanding.eq(outstanding + Mux(request, burst_words, 0) - taken),
         ]
         with m.If(taken):
-            m.d.sync += lane.eq(lane.rotate_left(1))
+            m.d.sync += [lane.eq(lane.rotate_left(1)), word.eq(following), end_of_beat.eq(following == per_beat - 1)]
             for index in range(per_beat):
                 with m.If(lane[index]):
                     m.d.sync += beat.word_select(index, arch.data_bits).eq(words.o.payload.data)
