@@ -196,7 +196,7 @@ class Router(wiring.Component):
                     m.next = "FINISH"
 
             with m.State("FINISH"):
-                m.d.comb += softmax.finish.eq(~softmax.busy)
+                m.d.comb += softmax.finish.eq(~(softmax.busy | softmax.done))
                 with m.If(softmax.done):
                     scan()
 

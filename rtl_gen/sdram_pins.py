@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Signal
 from amaranth.lib import io, wiring
 from amaranth.lib.wiring import In, Out
 
 from boards import Memory
 from rtl_gen.sdram_timing import transfers
 
-PAD_CLOCKS = 4
-"""Clocks that the registers of the pads add between a command and its answer: two on the way out, two back."""
+PAD_CLOCKS = 5
+"""Clocks that the registers of the pads add between a command and its answer: two on the way out, three back."""
 
 
 def bank_bits(memory: Memory) -> int:
@@ -58,7 +58,7 @@ class SdramPins(wiring.Signature):
 class SdramPads(wiring.Component):
     """A register in the pad of each pin, so that the chip's setup and hold times do not depend on placement.
 
-    And one before or behind it, for the pads are spread over a side of the FPGA.
+    And one before it, or two behind it, for the pads are spread over a side of the FPGA.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class SdramPads(wiring.Component):
     -------
     pins : In(SdramPins(memory))
 
-    Latency: two clocks from a member to a pin, two from a pin to a member.
+    Latency: two clocks from a member to a pin, three from a pin to a member.
     """
 
     def __init__(self, memory: Memory, ports: Any):
@@ -87,5 +87,13 @@ class SdramPads(wiring.Component):
             domain = m.d.comb if name == "clk_en" else m.d.sync  # which never changes, and is to be high from the start
             domain += buffer.o.eq(getattr(self.pins, name))
         m.submodules.dq = dq = io.FFBuffer("io", self.ports.dq)
-        m.d.sync += [dq.o.eq(self.pins.dq_o), dq.oe.eq(self.pins.dq_oe), self.pins.dq_i.eq(dq.i)]
+        tristate = Signal(init=1)  # as the pads have it, so that no inverter is between the two registers
+        read = Signal.like(dq.i)
+        m.d.comb += dq.oe.eq(~tristate)
+        m.d.sync += [
+            dq.o.eq(self.pins.dq_o),
+            tristate.eq(~self.pins.dq_oe),
+            read.eq(dq.i),
+            self.pins.dq_i.eq(read),
+        ]
         return m

@@ -22,7 +22,7 @@ class Softmax(wiring.Component):
     The sum is halved until it is below two. What the logarithm unit makes of it, and log(2) for every halving, is the
     result.
 
-    Latency: from the last exponential to ``done`` at most 13 cycles and those of the logarithm; throughput: a logit or
+    Latency: from the last exponential to ``done`` at most 14 cycles and those of the logarithm; throughput: a logit or
     an exponential a cycle.
 
     Parameters
@@ -49,9 +49,9 @@ class Softmax(wiring.Component):
     answered, term : In
         It comes, in units of 2^-30.
     busy : Out(1), done : Out(1)
-        From ``finish`` on; a pulse in its last cycle.
+        From ``finish`` on; a pulse in the cycle after it.
     lse : Out(32)
-        From the cycle after ``done``: logarithm of the sum, in units of 2^-28.
+        From ``done`` on: logarithm of the sum, in units of 2^-28.
     """
 
     def __init__(self, arch: Arch):
@@ -92,6 +92,7 @@ class Softmax(wiring.Component):
         with m.Elif(self.term_valid):
             m.d.sync += total.eq(total + self.term)
 
+        m.d.sync += self.done.eq(0)
         with m.FSM() as fsm:
             m.d.comb += self.busy.eq(~fsm.ongoing("ADD"))
             with m.State("ADD"), m.If(self.finish):
@@ -105,7 +106,6 @@ class Softmax(wiring.Component):
                 m.d.comb += self.asking.eq(1)
                 m.next = "WAIT"
             with m.State("WAIT"), m.If(self.answered):
-                m.d.comb += self.done.eq(1)
-                m.d.sync += self.lse.eq((logarithm + self.term + 2) >> 2)
+                m.d.sync += [self.done.eq(1), self.lse.eq((logarithm + self.term + 2) >> 2)]
                 m.next = "ADD"
         return m

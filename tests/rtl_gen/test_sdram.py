@@ -238,7 +238,7 @@ async def latency(dut):
     """Of a word in an open row, and in another row of the same bank."""
     async with board(dut) as ((master, _), _):
         await master.read([burst(1, 0)])
-        for address, most in ((4, 22), (4 * ROW, 25)):
+        for address, most in ((4, 23), (4 * ROW, 26)):
             await ClockCycles(dut.clk, 50)
             cycles = await cycles_of(dut, master.read([burst(1, address)]))
             dut._log.info(f"latency {cycles}")

@@ -75,12 +75,13 @@ async def answer(dut: Any) -> None:
     await RisingEdge(dut.clk)
     dut.term.value = int(twin.curve(LOGARITHM, fraction >> 2))
     dut.answered.value = 1
-    await ReadOnly()
-    assert int(dut.done.value)
     await RisingEdge(dut.clk)
     dut.answered.value = 0
     await ReadOnly()
-    assert not int(dut.busy.value)
+    assert int(dut.done.value) and not int(dut.busy.value)
+    await RisingEdge(dut.clk)
+    await ReadOnly()
+    assert not int(dut.done.value)
     await RisingEdge(dut.clk)
 
 
