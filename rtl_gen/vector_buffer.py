@@ -58,7 +58,7 @@ class VectorBuffer(wiring.Component):
     x_write, x_address, x : Out
         Write port of the row banks, as in ``Array``.
 
-    Latency: none, one on ``read``; throughput: a block a cycle.
+    Latency: a cycle to ``loaded``, one on ``read``; throughput: a block a cycle.
     """
 
     def __init__(self, arch: Arch):
@@ -121,6 +121,9 @@ class VectorBuffer(wiring.Component):
             block_write.en.eq(self.valid),
             block_write.addr.eq(self.x_address),
             block_write.data.eq(line.exponent),
+        ]
+        # A cycle later, for finding the largest one takes a cycle.
+        m.d.sync += [
             vector_write.en.eq(counts),
             vector_write.addr.eq(vector(line.half, line.slot)),
             vector_write.data.eq(peak),

@@ -135,6 +135,7 @@ class Walk(wiring.Component):
         kind = Signal(Kind)
         shared = Signal()
         routed = Signal()
+        count = Signal.like(self.count)
         parts_left = Signal.like(split.parts)
         extra_left = Signal.like(split.extra)
         fresh = Signal()
@@ -142,7 +143,7 @@ class Walk(wiring.Component):
         by_token = (kind == Kind.ROUTER) | shared
         most = min(ROUTER_SLOTS, arch.slots)
         m.d.comb += [
-            split.count.eq(Mux(by_token, layer.tokens, self.count)),
+            split.count.eq(Mux(by_token, layer.tokens, count)),
             split.slots.eq(Mux((kind == Kind.ROUTER) & (layer.slots > most), most, layer.slots)),
         ]
         with m.If(self.start):
@@ -181,6 +182,7 @@ class Walk(wiring.Component):
         m.d.sync += [
             entry.eq(self.table_entry),
             empty.eq(self.count == 0),
+            count.eq(self.count),
             asked.eq(self.table_loaded & ~run_ahead),
             ahead_known.eq(asked & ~run_ahead),
         ]
