@@ -42,7 +42,7 @@ class SdramColumns(wiring.Component):
         What was read.
     dq_o, dq_oe, dqm, dq_i : as in ``SdramPins``
 
-    Latency: from a read's decision to its word four clocks and the chip's latency.
+    Latency: from a read's decision to its word five clocks and the chip's latency.
     """
 
     def __init__(self, memory: Memory):

@@ -32,7 +32,7 @@ class SdramController(wiring.Component):
     pins : Out(SdramPins(memory))
         For :class:`rtl_gen.sdram_pins.SdramPads`.
 
-    Latency: 14 clocks from a read segment to its first word if the row is open and the pipe empty. Throughput: a word
+    Latency: 15 clocks from a read segment to its first word if the row is open and the pipe empty. Throughput: a word
     every two clocks, less the refreshes, 16 clocks of 1,038, and changes of direction.
     """
 
