@@ -6,7 +6,7 @@ import ctypes
 from pathlib import Path
 
 import numpy as np
-from amaranth.hdl import ClockDomain, ClockSignal, Module, ResetSignal
+from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -19,6 +19,7 @@ from rtl_gen.litedram_core import clock_mhz, controller_verilog, latencies
 from rtl_gen.serial_board import SerialBoard
 from sim import ddr3_chip, native
 from sim.build import DDR3_BOARD_TOP, Progress, build_ddr3_board
+from sim.clocks import clock_domains
 from sim.serial import LINE_FUNCTIONS, CompiledLine
 
 _FEMTOSECONDS = 10**15
@@ -68,10 +69,7 @@ class DfiBoard(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        # Domains that are declared come in their order, so the text is always the same.
-        for name, clk, rst in (("sync", self.clk, self.rst), (DOMAIN, self.dram_clk, self.dram_rst)):
-            m.domains += ClockDomain(name)
-            m.d.comb += [ClockSignal(name).eq(clk), ResetSignal(name).eq(rst)]
+        clock_domains(m, {"sync": (self.clk, self.rst), DOMAIN: (self.dram_clk, self.dram_rst)})
         m.submodules.fpga = fpga = self._fpga
         m.d.comb += [fpga.rx.eq(self.rx), self.tx.eq(fpga.tx), self.busy.eq(fpga.busy)]
         for prefix, members, pins in (("", self._dfi, fpga.pins.dfi), ("csr_", self._csr, fpga.pins.csr)):

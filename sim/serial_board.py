@@ -6,7 +6,7 @@ import ctypes
 from pathlib import Path
 
 import numpy as np
-from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal
+from amaranth.hdl import DomainRenamer, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect
 
@@ -18,6 +18,7 @@ from rtl_gen.sdram_pins import SdramPins
 from rtl_gen.serial_board import SerialBoard
 from sim import native, sdram_chip
 from sim.build import SERIAL_BOARD_TOP, Progress, build_serial_board
+from sim.clocks import clock_domains
 from sim.pads import SimulatedPads, pin_layout
 from sim.serial import LINE_FUNCTIONS, CompiledLine
 
@@ -50,10 +51,7 @@ class PinBoard(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        # Domains that are declared come in their order, so the text is always the same.
-        for name, clk, rst in (("sync", self.clk, self.rst), (DOMAIN, self.sdram_clk, self.sdram_rst)):
-            m.domains += ClockDomain(name)
-            m.d.comb += [ClockSignal(name).eq(clk), ResetSignal(name).eq(rst)]
+        clock_domains(m, {"sync": (self.clk, self.rst), DOMAIN: (self.sdram_clk, self.sdram_rst)})
         m.submodules.fpga = fpga = self._fpga
         pads = SimulatedPads(self.board.memory)
         m.submodules.pads = DomainRenamer(DOMAIN)(pads)

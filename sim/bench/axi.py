@@ -149,3 +149,14 @@ class Master:
             await RisingEdge(self.dut.clk)
         ready.value = 0
         return out
+
+
+async def cycles_of(dut: Any, work: Any) -> int:
+    """Fabric cycles until ``work`` is done."""
+    count = 0
+    task = cocotb.start_soon(work)
+    while not task.done():
+        await RisingEdge(dut.clk)
+        count += 1
+    task.result()
+    return count

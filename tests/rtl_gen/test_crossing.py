@@ -7,7 +7,7 @@ from typing import Any
 
 import cocotb
 import pytest
-from amaranth.hdl import ClockDomain, ClockSignal, Module, ResetSignal
+from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from cocotb.clock import Clock
@@ -17,6 +17,7 @@ from cocotb.utils import get_sim_time
 from rtl_gen.crossing import Crossing
 from sim.bench.runner import parameter, run_bench
 from sim.bench.streams import PATTERNS, Pattern
+from sim.clocks import clock_domains
 
 BITS = 12
 DOMAINS = "there", "here"
@@ -32,10 +33,7 @@ class Board(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        for name in DOMAINS:
-            m.domains += ClockDomain(name)
-            clk, rst = getattr(self, f"{name}_clk"), getattr(self, f"{name}_rst")
-            m.d.comb += [ClockSignal(name).eq(clk), ResetSignal(name).eq(rst)]
+        clock_domains(m, {name: (getattr(self, f"{name}_clk"), getattr(self, f"{name}_rst")) for name in DOMAINS})
         m.submodules.crossing = crossing = Crossing(BITS, self.depth, *DOMAINS)
         connect(m, flipped(self.i), crossing.i)
         connect(m, crossing.o, flipped(self.o))

@@ -14,7 +14,6 @@ import pytest
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
-from cocotb.triggers import RisingEdge
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster
 
 from boards import load_board
@@ -25,7 +24,7 @@ from rtl_gen.bus import AXI4, SLVERR, AXI4Lite
 from rtl_gen.ddr3 import Ddr3
 from rtl_gen.litedram_core import controller_verilog
 from sim.bench import ddr3, streams
-from sim.bench.axi import Burst, Master
+from sim.bench.axi import Burst, Master, cycles_of
 from sim.bench.runner import run_bench
 
 BOARD = load_board("ecpix5-85f")
@@ -175,17 +174,6 @@ async def registers_are_read_back(dut):
             value = random.getrandbits(bits)
             await master.write_dword(REGISTERS[name] - REGISTERS_BASE, value)
             assert await master.read_dword(REGISTERS[name] - REGISTERS_BASE) == value, name
-
-
-async def cycles_of(dut, work) -> int:
-    """Fabric cycles until ``work`` is done."""
-    count = 0
-    task = cocotb.start_soon(work)
-    while not task.done():
-        await RisingEdge(dut.clk)
-        count += 1
-    task.result()
-    return count
 
 
 BANDWIDTH = {

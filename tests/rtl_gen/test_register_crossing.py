@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import cocotb
-from amaranth.hdl import ClockDomain, ClockSignal, Module, ResetSignal
+from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from cocotb.clock import Clock
@@ -19,6 +19,7 @@ from rtl_gen.register_crossing import RegisterCrossing
 from sim.bench import streams
 from sim.bench.axi import pause
 from sim.bench.runner import run_bench
+from sim.clocks import clock_domains
 
 WORDS = 1 << REGISTERS_ADDR_BITS - 2
 DOMAIN = "other"
@@ -33,9 +34,7 @@ class Board(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        for name, clk, rst in (("sync", self.clk, self.rst), (DOMAIN, self.other_clk, self.other_rst)):
-            m.domains += ClockDomain(name)
-            m.d.comb += [ClockSignal(name).eq(clk), ResetSignal(name).eq(rst)]
+        clock_domains(m, {"sync": (self.clk, self.rst), DOMAIN: (self.other_clk, self.other_rst)})
         m.submodules.crossing = crossing = RegisterCrossing(DOMAIN)
         connect(m, flipped(self.axil), crossing.axil)
         connect(m, crossing.bus, flipped(self.bus))

@@ -24,7 +24,7 @@ from rtl_gen.bus import AXI4, SLVERR
 from rtl_gen.sdram import DOMAIN, Sdram
 from rtl_gen.sdram_timing import BURST
 from sim.bench import sdram, streams
-from sim.bench.axi import Burst, Master
+from sim.bench.axi import Burst, Master, cycles_of
 from sim.bench.runner import run_bench
 from sim.pads import SimulatedPads, pin_layout
 from sim.sdram_chip import SdramChip, parameters
@@ -168,17 +168,6 @@ async def what_it_does_not_do_is_answered_with_an_error(dut):
         edge = Burst(size - 8, [1, 2], [15, 15])
         assert await master.write([edge]) == [0]
         assert (await master.read([edge]))[0] == [(1, 0), (2, 0)]
-
-
-async def cycles_of(dut, work) -> int:
-    """Fabric cycles until ``work`` is done."""
-    count = 0
-    task = cocotb.start_soon(work)
-    while not task.done():
-        await RisingEdge(dut.clk)
-        count += 1
-    task.result()
-    return count
 
 
 BANDWIDTH = {
