@@ -32,9 +32,9 @@ POST_LATENCY = 33 + 42 + 8
 COMBINE_LATENCY = 15
 """Cycles from a result to its sum."""
 
-SCAN_CYCLES = 34
-SOFTMAX_CYCLES = 58
-CHOOSE_CYCLES = 9
+SCAN_CYCLES = 36
+SOFTMAX_CYCLES = 62
+CHOOSE_CYCLES = 10
 ROUTE_CYCLES = 10
 DIVIDE_CYCLES = 30
 """Cycles of the router unit for a scan beyond one for each expert, for a softmax over all experts beyond two for each,

@@ -119,12 +119,21 @@ def align16(value: Value, length: Value) -> Value:
 
 def round16(aligned: Value, length: Value, exponent: Value) -> tuple[Value, Value]:
     """Mantissa and exponent of a value at ``exponent``, from its bit length and :func:`align16`."""
+    mantissa, carry = mantissa16(aligned)
+    return mantissa, exponent16(aligned[-1], length, exponent, carry)
+
+
+def mantissa16(aligned: Value) -> tuple[Value, Value]:
+    """Mantissa of what :func:`align16` gives, and what it carries to the exponent."""
     rounded = round_halves(aligned)
     carry = rounded[16]
     # After a carry the lower bits are 0 and the mantissa is 2^15.
-    mantissa = Cat(rounded[:15], rounded[15] | carry)
-    result = Mux(aligned[-1], exponent + length - 16 + carry, EXP_MIN)
-    return mantissa, result[:EXP_BITS].as_signed()
+    return Cat(rounded[:15], rounded[15] | carry), carry
+
+
+def exponent16(some: Value, length: Value, exponent: Value, carry: Value) -> Value:
+    """Exponent of a value that is ``some`` and not 0, from its bit length and :func:`mantissa16`."""
+    return Mux(some, exponent + length - 16 + carry, EXP_MIN)[:EXP_BITS].as_signed()
 
 
 def norm16(m: Module, value: Value, exponent: Value) -> tuple[Value, Value]:

@@ -13,7 +13,7 @@ from rtl_gen.expert_tables import ENTRY_BITS
 from rtl_gen.score import SCORE_BITS, Score, logit_members
 from rtl_gen.types import expert_bits, layer_layout
 
-LATENCY = score.LATENCY + 3
+LATENCY = score.LATENCY + 4
 """Cycles from a logit to its key."""
 
 
@@ -81,10 +81,8 @@ class Keys(wiring.Component):
             key=Mux(layer.correction == 0, unit.o_logit, Mux(layer.correction == 1, unit.o_score, unit.o_fixed)),
             score=unit.o_score,
         )
-        p.stage(
-            correction=Mux(layer.correction == 0, 0, self.correction << layer.correction_shift)[:ACC_BITS].as_signed(),
-            length=bit_length(p.score),
-        )
+        p.stage(correction=self.correction, length=bit_length(p.score))  # a block RAM's words are late
+        p.stage(correction=Mux(layer.correction == 0, 0, p.correction << layer.correction_shift)[:ACC_BITS].as_signed())
         p.stage(
             correction=None,
             key=(p.key + p.correction)[:ACC_BITS].as_signed(),

@@ -12,7 +12,7 @@ from moe_hw.arch import ACC_BITS, EXP_BITS, Arch
 from rtl_gen.arith import Pipeline
 from rtl_gen.types import count_bits, result_layout, slot_bits, token_bits
 
-SCAN_LATENCY = 5
+SCAN_LATENCY = 6
 """Cycles from ``start`` to the first row."""
 
 
@@ -123,9 +123,12 @@ class LogitMemory(wiring.Component):
         column_bits = exact_log2(arch.columns)
         scanning = Signal()
         row = Signal.like(self.o_row)
-        last = row == self.rows - 1
-        with m.If(self.start):
-            m.d.sync += [scanning.eq(1), row.eq(self.first)]
+        # Registers: what starts a scan depends on much.
+        start, first, rows = Signal(), Signal.like(self.first), Signal.like(self.rows)
+        m.d.sync += [start.eq(self.start), first.eq(self.first), rows.eq(self.rows)]
+        last = row == rows - 1
+        with m.If(start):
+            m.d.sync += [scanning.eq(1), row.eq(first)]
         with m.Elif(scanning):
             m.d.sync += [scanning.eq(~last), row.eq(row + 1)]
         p = Pipeline(m, valid=scanning)

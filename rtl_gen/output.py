@@ -107,7 +107,7 @@ class Output(wiring.Component):
             self.read.token.eq(token),
         ]
         with m.If(visit & end_of_token):
-            m.d.sync += [first.eq(Mux(end_of_chunk, 0, first + words)), row.eq(row + layer.hidden_blocks * BLOCK_UNITS)]
+            m.d.sync += first.eq(Mux(end_of_chunk, 0, first + words))
 
         # A batch in which no token chose an expert asks for its chunk while the sums are still being cleared.
         asked = Signal()
@@ -150,6 +150,7 @@ class Output(wiring.Component):
             with m.State("RANGE"):
                 m.d.comb += self.ranges.valid.eq(1)
                 with m.If(self.ranges.ready):
+                    m.d.sync += row.eq(row + layer.hidden_blocks * BLOCK_UNITS)
                     m.next = "SEND"
             with m.State("SEND"):
                 m.d.comb += [sending.eq(has_room), visit.eq(has_room)]

@@ -110,6 +110,6 @@ class PlaneLoader(wiring.Component):
             m.d.sync += [
                 loaded.eq(loaded_now + 1),
                 address.eq(address + 1),
-                self.full.eq(loaded_now == planes_now - 1),
+                self.full.eq(~begin & (loaded == planes - 1)),  # no pass has one plane alone
             ]
         return m

@@ -12,7 +12,7 @@ from amaranth.utils import exact_log2
 from moe_hw.arch import ACC_BITS, Arch
 from moe_hw.tables import GATE_STEPS, GATE_VALUES, RELU
 from rtl_gen import softcap
-from rtl_gen.arith import Pipeline, align16, bit_length, magnitude, round16
+from rtl_gen.arith import Pipeline, align16, bit_length, exponent16, magnitude, mantissa16, round16
 from rtl_gen.softcap import Softcap
 from rtl_gen.types import hidden_values_layout, layer_layout, result_layout
 
@@ -269,9 +269,10 @@ class Post(wiring.Component):
         """The product of gate and up, normalised, times ``s``, normalised."""
         # Two normalised mantissas make 31 or 32 bits, or 0.
         p.stage(long=p.product[31], aligned=Mux(p.product[31], p.product[15:], p.product[14:31]), product=None)
-        product, exponent = round16(p.aligned, Mux(p.long, 32, 31), p.exponent)
-        p.stage(product=product, exponent=exponent, long=None, aligned=None)
-        p.travel()
+        product, carry = mantissa16(p.aligned)
+        p.stage(product=product, carry=carry, some=p.aligned[-1], aligned=None)
+        exponent = exponent16(p.some, Mux(p.long, 32, 31), p.exponent, p.carry)
+        p.stage(exponent=exponent, some=None, long=None, carry=None)
         p.stage(product=p.product * p.factor, exponent=p.exponent - 16, factor=None)
         p.stage(length=bit_length(p.product))
         p.stage(aligned=align16(p.product, p.length), product=None)

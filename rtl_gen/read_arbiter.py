@@ -10,6 +10,7 @@ from amaranth.utils import bits_for, ceil_log2
 
 from moe_hw.arch import Arch
 from rtl_gen.bus import INCR, AXI4Read, burst_layout, word_layout
+from rtl_gen.skid_buffer import SkidBuffer
 
 MAX_BURSTS = 16
 """Read bursts that may be outstanding."""
@@ -62,19 +63,24 @@ class ReadArbiter(wiring.Component):
         ]
 
         # A request is registered together with its place in the queue of owners.
-        with m.If(self.arready):
-            m.d.sync += self.arvalid.eq(0)
-        free = owners.w_rdy & (~self.arvalid | self.arready)
-        with m.If(free):
+        m.submodules.requests = requests = SkidBuffer(burst_layout(arch))
+        m.d.comb += [
+            self.arvalid.eq(requests.o.valid),
+            self.araddr.eq(requests.o.payload.address),
+            self.arlen.eq(requests.o.payload.length),
+            requests.o.ready.eq(self.arready),
+        ]
+        with m.If(owners.w_rdy & requests.i.ready):
             taken = Const(0, 1)
             for index in range(self.readers):
                 bursts = getattr(self, f"bursts_{index}")
                 with m.If(bursts.valid & ~taken):
-                    m.d.comb += [bursts.ready.eq(1), owners.w_en.eq(1), owners.w_data.eq(index)]
-                    m.d.sync += [
-                        self.arvalid.eq(1),
-                        self.araddr.eq(bursts.payload.address),
-                        self.arlen.eq(bursts.payload.length),
+                    m.d.comb += [
+                        bursts.ready.eq(1),
+                        owners.w_en.eq(1),
+                        owners.w_data.eq(index),
+                        requests.i.valid.eq(1),
+                        requests.i.payload.eq(bursts.payload),
                     ]
                 taken = taken | bursts.valid
 
