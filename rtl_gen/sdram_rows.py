@@ -89,6 +89,8 @@ class SdramRows(wiring.Component):
         longest = max(timing.open, timing.read_recovery, timing.write_recovery)
         recovery = [Signal(range(longest + 1), name=f"recovery_{bank}") for bank in range(memory.banks)]
         recovered = Signal(memory.banks)
+        opened = Signal()  # a clock after the row of the segment's bank
+        m.d.sync += opened.eq(0)
         after_column = Mux(self.column_write, timing.write_recovery, timing.read_recovery)
         for bank, slots in enumerate(recovery):
             m.d.comb += recovered[bank].eq(slots == 0)
@@ -96,11 +98,14 @@ class SdramRows(wiring.Component):
                 m.d.sync += slots.eq(slots - 1)
             with m.If(self.column & (self.active_bank == bank) & (slots < after_column)):
                 m.d.sync += slots.eq(after_column)
+            with m.If(opened & (segment.bank == bank)):
+                m.d.sync += slots.eq(timing.open - 1)
         # Known a clock early. Nothing can spoil it in between: a bank whose columns are under way is never among them.
         may_close, may_close_all = Signal(), Signal()
+        under_way = self.active & (self.active_bank == segment.bank)
         m.d.sync += [
-            may_close.eq(recovered.bit_select(segment.bank, 1) & ~(self.active & (self.active_bank == segment.bank))),
-            may_close_all.eq(recovered.all() & ~self.active),
+            may_close.eq(recovered.bit_select(segment.bank, 1) & ~under_way & ~opened),
+            may_close_all.eq(recovered.all() & ~self.active & ~opened),
         ]
 
         # ---- the rows that are open ----
@@ -178,9 +183,7 @@ class SdramRows(wiring.Component):
                 with m.If(slot):
                     m.d.comb += note.en.eq(1)
                     m.d.sync += [command.ras.eq(1), row_wait.eq(timing.activate - 1), column_wait.eq(timing.column - 1)]
-                    for bank, slots in enumerate(recovery):
-                        with m.If(segment.bank == bank):
-                            m.d.sync += [open_banks[bank].eq(1), slots.eq(timing.open - 1)]
+                    m.d.sync += [open_banks.bit_select(segment.bank, 1).eq(1), opened.eq(1)]
                     m.next = "ready"
             with m.State("ready"):
                 m.d.comb += self.ready.eq((column_wait == 0) & ~due)
