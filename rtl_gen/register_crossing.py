@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
-from amaranth.lib.fifo import AsyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from moe_hw.ddr3 import REGISTERS_ADDR_BITS
 from rtl_gen.bus import OKAY, AXI4Lite
+from rtl_gen.crossing import Crossing
 from rtl_gen.dfi import RegisterBus
 
-DEPTH = 2
-"""Of the queues: there is one access at a time."""
+DEPTH = 4
+"""Of the queues, the least there is: one access is under way at a time."""
 
 
 class RegisterCrossing(wiring.Component):
@@ -30,7 +30,7 @@ class RegisterCrossing(wiring.Component):
     bus : Out(RegisterBus())
         In the other domain.
 
-    Latency: three cycles of each clock on the way there, as many on the way back.
+    Latency: that of a ``Crossing`` on the way there and on the way back.
     """
 
     def __init__(self, domain: str):
@@ -40,45 +40,45 @@ class RegisterCrossing(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         axil, bus = self.axil, self.bus
-        there, back = {"w_domain": "sync", "r_domain": self.domain}, {"w_domain": self.domain, "r_domain": "sync"}
         request_bits = 1 + len(bus.adr) + len(bus.dat_w)
-        m.submodules.requests = requests = AsyncFIFO(width=request_bits, depth=DEPTH, **there)
-        m.submodules.answers = answers = AsyncFIFO(width=len(bus.dat_r), depth=DEPTH, **back)
+        m.submodules.requests = requests = Crossing(request_bits, DEPTH, "sync", self.domain)
+        m.submodules.answers = answers = Crossing(len(bus.dat_r), DEPTH, self.domain, "sync")
+        request, answer = requests.o, answers.o
 
         # ---- in the fabric's clock ----
         waits, writing = Signal(), Signal()
         write = axil.awvalid & axil.wvalid & ~waits
         read = axil.arvalid & ~waits & ~write
         with m.If(write):
-            m.d.comb += requests.w_data.eq(Cat(write, axil.awaddr[2:], axil.wdata))
+            m.d.comb += requests.i.payload.eq(Cat(write, axil.awaddr[2:], axil.wdata))
         with m.Else():
-            m.d.comb += requests.w_data.eq(Cat(write, axil.araddr[2:]))
+            m.d.comb += requests.i.payload.eq(Cat(write, axil.araddr[2:]))
         m.d.comb += [
-            requests.w_en.eq(write | read),
+            requests.i.valid.eq(write | read),
             axil.awready.eq(write),
             axil.wready.eq(write),
             axil.arready.eq(read),
-            axil.bvalid.eq(answers.r_rdy & writing),
-            axil.rvalid.eq(answers.r_rdy & ~writing),
+            axil.bvalid.eq(answer.valid & writing),
+            axil.rvalid.eq(answer.valid & ~writing),
             axil.bresp.eq(OKAY),
             axil.rresp.eq(OKAY),
-            axil.rdata.eq(answers.r_data),
-            answers.r_en.eq((axil.bvalid & axil.bready) | (axil.rvalid & axil.rready)),
+            axil.rdata.eq(answer.payload),
+            answer.ready.eq((axil.bvalid & axil.bready) | (axil.rvalid & axil.rready)),
         ]
-        with m.If(requests.w_en):
+        with m.If(write | read):
             m.d.sync += [waits.eq(1), writing.eq(write)]
-        with m.Elif(answers.r_en):
+        with m.Elif(answer.ready):
             m.d.sync += waits.eq(0)
 
         # ---- in the registers' clock ----
-        answer = Signal()
-        m.d[self.domain] += answer.eq(requests.r_en)
+        done = Signal()
+        m.d[self.domain] += done.eq(request.valid)
         m.d.comb += [
-            requests.r_en.eq(requests.r_rdy),
-            bus.we.eq(requests.r_rdy & requests.r_data[0]),
-            bus.re.eq(requests.r_rdy & ~requests.r_data[0]),
-            Cat(bus.adr, bus.dat_w).eq(requests.r_data[1:]),
-            answers.w_en.eq(answer),
-            answers.w_data.eq(bus.dat_r),
+            request.ready.eq(1),
+            bus.we.eq(request.valid & request.payload[0]),
+            bus.re.eq(request.valid & ~request.payload[0]),
+            Cat(bus.adr, bus.dat_w).eq(request.payload[1:]),
+            answers.i.valid.eq(done),
+            answers.i.payload.eq(bus.dat_r),
         ]
         return m
