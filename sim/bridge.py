@@ -99,12 +99,6 @@ class SimulatedBridge(CompiledLine):
         )
         super().__init__(library, handle)
 
-    @property
-    def violation(self) -> str | None:
-        """The bridge's first breach of the AXI protocol."""
-        text = self._library.bridge_violation(self._handle)
-        return None if text is None else text.decode()
-
     def add_fault(self, kind: str, address: int, size: int) -> None:
         """Answer every ``kind`` of access (``"read"``, ``"write"``) to these bytes with SLVERR."""
         self._library.bridge_add_fault(self._handle, kind == "write", address, address + size)
@@ -121,18 +115,12 @@ class SimulatedBridge(CompiledLine):
         """Let the memory accept and answer nothing any more."""
         self._library.bridge_set_dead(self._handle, dead)
 
-    def close(self) -> None:
-        """Free the simulation. Nothing may be done with it afterwards."""
-        self._library.bridge_destroy(self._handle)
-
 
 def _load(path: Path) -> ctypes.CDLL:
     pointer, flag, u64 = ctypes.c_void_p, ctypes.c_bool, ctypes.c_uint64
     signatures = {
         **LINE_FUNCTIONS,
         "bridge_create": (pointer, [pointer, u64, ctypes.POINTER(dram.Parameters), ctypes.c_double]),
-        "bridge_destroy": (None, [pointer]),
-        "bridge_violation": (ctypes.c_char_p, [pointer]),
         "bridge_add_fault": (None, [pointer, flag, u64, u64]),
         "bridge_clear_faults": (None, [pointer]),
         "bridge_set_dead": (None, [pointer, flag]),

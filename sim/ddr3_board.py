@@ -114,20 +114,10 @@ class SimulatedDdr3Board(CompiledLine):
         super().__init__(library, handle)
 
     @property
-    def violation(self) -> str | None:
-        """The first rule of chip or DFI that was broken."""
-        text = self._library.ddr3_board_violation(self._handle)
-        return None if text is None else text.decode()
-
-    @property
     def busy_reads(self) -> tuple[int, int]:
         """Bursts of the chip that were read, and clocks of its controller, while the accelerator had commands."""
         library = self._library
         return library.ddr3_board_busy_bursts(self._handle), library.ddr3_board_busy_clocks(self._handle)
-
-    def close(self) -> None:
-        """Free the simulation. Nothing may be done with it afterwards."""
-        self._library.ddr3_board_destroy(self._handle)
 
 
 def _load(path: Path) -> ctypes.CDLL:
@@ -139,8 +129,6 @@ def _load(path: Path) -> ctypes.CDLL:
             [pointer, ctypes.POINTER(ddr3_chip.Parameters), ctypes.POINTER(Latency), ctypes.POINTER(Lane), i64, i64,
              ctypes.c_double],
         ),
-        "ddr3_board_destroy": (None, [pointer]),
-        "ddr3_board_violation": (ctypes.c_char_p, [pointer]),
         "ddr3_board_busy_bursts": (ctypes.c_uint64, [pointer]),
         "ddr3_board_busy_clocks": (ctypes.c_uint64, [pointer]),
     }  # fmt: skip

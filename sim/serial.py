@@ -127,6 +127,8 @@ LINE_FUNCTIONS = {
         ctypes.c_uint64,
         [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_uint64],
     ),
+    "line_destroy": (None, [ctypes.c_void_p]),
+    "line_violation": (ctypes.c_char_p, [ctypes.c_void_p]),
     "line_cycles": (ctypes.c_uint64, [ctypes.c_void_p]),
     "line_quiet": (ctypes.c_uint64, [ctypes.c_void_p]),
 }
@@ -134,7 +136,7 @@ LINE_FUNCTIONS = {
 
 
 class CompiledLine:
-    """The serial line of a device in a compiled simulation.
+    """A device with a serial line in a compiled simulation.
 
     Parameters:
         library: loaded with ``LINE_FUNCTIONS``.
@@ -159,3 +161,13 @@ class CompiledLine:
     def cycles(self) -> int:
         """Cycles since the device was made."""
         return self._library.line_cycles(self._handle)
+
+    @property
+    def violation(self) -> str | None:
+        """The first rule of a bus or of a memory chip that the device broke."""
+        text = self._library.line_violation(self._handle)
+        return None if text is None else text.decode()
+
+    def close(self) -> None:
+        """Free the simulation. Nothing may be done with it afterwards."""
+        self._library.line_destroy(self._handle)

@@ -94,16 +94,6 @@ class SimulatedSerialBoard(CompiledLine):
         )
         super().__init__(library, handle)
 
-    @property
-    def violation(self) -> str | None:
-        """The first rule of the chip that its controller broke."""
-        text = self._library.serial_board_violation(self._handle)
-        return None if text is None else text.decode()
-
-    def close(self) -> None:
-        """Free the simulation. Nothing may be done with it afterwards."""
-        self._library.serial_board_destroy(self._handle)
-
 
 def _load(path: Path) -> ctypes.CDLL:
     pointer, i64 = ctypes.c_void_p, ctypes.c_int64
@@ -112,7 +102,5 @@ def _load(path: Path) -> ctypes.CDLL:
         "serial_board_create": (
             pointer, [pointer, ctypes.POINTER(sdram_chip.Parameters), i64, i64, ctypes.c_double]
         ),
-        "serial_board_destroy": (None, [pointer]),
-        "serial_board_violation": (ctypes.c_char_p, [pointer]),
     }  # fmt: skip
     return native.load(path, signatures)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import moe_hw
-from boards import as_yaml, load_board
-from host.driver import Device, open_device
+from boards import load_board
+from host.driver import open_device
 from host.transports.serial import SerialTransport
 from moe_hw.arch import Arch
 from moe_hw.ddr3 import PHASES
@@ -25,7 +25,7 @@ from rtl_gen.serial_board import ACCELERATOR
 from sim.ddr3_board import SimulatedDdr3Board
 from sim.serial import PseudoTerminal
 from tests.moe_hw.layers import SPECS
-from tests.sim.test_serial_board import PACE, SIMULATED_BAUD, SIZES
+from tests.sim.test_serial_board import PACE, SIMULATED_BAUD, SIZES, opened
 
 BOARD = dataclasses.replace(load_board("ecpix5-85f"), accelerator={**SIZES, "data_bits": 128})
 ARCH = Arch(**BOARD.accelerator)
@@ -44,18 +44,12 @@ def fpga() -> Iterator[SimulatedDdr3Board]:
     board.close()
 
 
-def opened(terminal: PseudoTerminal, folder: Path) -> Device:
-    file = folder / "board.yaml"
-    file.write_text(as_yaml(BOARD))
-    return open_device(f"serial:{terminal.path}?board={file}&baud={PACE}")
-
-
 def test_layers_are_exact(fpga: SimulatedDdr3Board, tmp_path: Path) -> None:
     """The first that opens the device brings its memory up; the next one finds it so, with what it holds."""
     for name in ("odd", "softcaps"):
         layer = random_layer(SPECS[name], seed=1)
         x = torch.randn(4, layer.spec.hidden, generator=torch.Generator().manual_seed(1))
-        with PseudoTerminal(fpga) as terminal, opened(terminal, tmp_path) as device:
+        with PseudoTerminal(fpga) as terminal, opened(terminal, tmp_path, BOARD) as device:
             result = device.load(layer, weight_format="int4")(x)
             expected = moe_hw.golden(layer, x, weight_format="int4")
             assert torch.equal(result.output, expected.output) and torch.equal(result.experts, expected.experts)

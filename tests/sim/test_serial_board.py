@@ -12,7 +12,7 @@ import torch
 import transformers
 
 import moe_hw
-from boards import as_yaml, load_board
+from boards import Board, as_yaml, load_board
 from host.driver import Device, open_device
 from moe_hw.arch import Arch
 from moe_hw.layer import MoELayer, random_layer
@@ -47,9 +47,9 @@ def fpga() -> Iterator[SimulatedSerialBoard]:
     board.close()
 
 
-def opened(terminal: PseudoTerminal, folder: Path) -> Device:
+def opened(terminal: PseudoTerminal, folder: Path, board: Board = BOARD) -> Device:
     file = folder / "board.yaml"
-    file.write_text(as_yaml(BOARD))
+    file.write_text(as_yaml(board))
     return open_device(f"serial:{terminal.path}?board={file}&baud={PACE}")
 
 
