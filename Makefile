@@ -22,7 +22,7 @@ demo: $(STAMP) ## generate an accelerator and run the demo model on it, checked 
 	$(BIN)/moe-hw demo
 
 test: lint ## ruff, mypy and all tests
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 soak: $(STAMP) ## the random tests with fresh seeds, ROUNDS=5 times
 	for round in $$(seq $(ROUNDS)); do \
