@@ -36,9 +36,6 @@ _EBR_OFFSETS = (0, 2, 4, 6)
 _SUM_ROWS, _SUM_TILES = (70, 82), range(5, 11)
 """Where the combine buffer is: beyond the end of the array."""
 
-_SCORE_TILES = range(8, 12)
-"""Where the table of the scores is, below the router's multipliers."""
-
 
 @dataclass(frozen=True)
 class Place:
@@ -74,8 +71,7 @@ def floorplan(arch: Arch) -> tuple[Place, ...]:
     free = iter(sites[ROWS * per_row :])
     for block, count in OTHERS:
         places.append(Place(rf"\.{block}\b", MULTIPLIER, tuple(islice(free, count))))
-    places.append(Place(r"\.combine\.sums\.", BLOCK_RAM, _tile_sites(_SUM_TILES, _SUM_ROWS)))
-    places.append(Place(r"\.score\.table\.", BLOCK_RAM, _tile_sites(_SCORE_TILES, _EBR_ROWS[1:])))
+    places.append(Place(r"\.combine\.sums\.", BLOCK_RAM, _sum_sites()))
     return tuple(places)
 
 
@@ -121,9 +117,8 @@ def _bank_sites(row: int) -> tuple[str, str]:
     return left, right
 
 
-def _tile_sites(tiles: range, rows: Sequence[int]) -> tuple[str, ...]:
-    """All sites for block RAMs in some tiles of some rows."""
-    return tuple(_bank_site(tile, y, number) for tile in tiles for y in rows for number in range(4))
+def _sum_sites() -> tuple[str, ...]:
+    return tuple(_bank_site(tile, y, number) for tile in _SUM_TILES for y in _SUM_ROWS for number in range(4))
 
 
 def _bank_site(tile: int, y: int, number: int) -> str:

@@ -29,7 +29,7 @@ def centre(place: Place) -> float:
 
 def test_each_cell_of_the_preset_has_a_site_of_its_own() -> None:
     sites = [site for place in floorplan(PRESET) for site in place.sites]
-    assert len(set(sites)) == len(sites) == ROWS * (PRESET.columns // 2 + 2) + 25 + SUM_BANKS + 16
+    assert len(set(sites)) == len(sites) == ROWS * (PRESET.columns // 2 + 2) + 25 + SUM_BANKS
     multipliers = [site for place in floorplan(PRESET) if place.type == MULTIPLIER for site in place.sites]
     for site in multipliers:
         x, y, number = map(int, re.fullmatch(r"X(\d+)/Y(\d+)/MULT18_(\d)", site).groups())
