@@ -113,6 +113,8 @@ class SdramRows(wiring.Component):
         lookup, note = rows.read_port(domain="comb"), rows.write_port()
         open_banks = Signal(memory.banks)
         hit, is_open = Signal(), Signal()
+        with m.If(opened):
+            m.d.sync += open_banks.bit_select(segment.bank, 1).eq(1)
         m.d.comb += [lookup.addr.eq(segment.bank), note.addr.eq(segment.bank), note.data.eq(segment.row)]
         m.d.sync += [
             is_open.eq(open_banks.bit_select(segment.bank, 1)),
@@ -183,7 +185,7 @@ class SdramRows(wiring.Component):
                 with m.If(slot):
                     m.d.comb += note.en.eq(1)
                     m.d.sync += [command.ras.eq(1), row_wait.eq(timing.activate - 1), column_wait.eq(timing.column - 1)]
-                    m.d.sync += [open_banks.bit_select(segment.bank, 1).eq(1), opened.eq(1)]
+                    m.d.sync += opened.eq(1)
                     m.next = "ready"
             with m.State("ready"):
                 m.d.comb += self.ready.eq((column_wait == 0) & ~due)
