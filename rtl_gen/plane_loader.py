@@ -82,21 +82,17 @@ class PlaneLoader(wiring.Component):
             self.bits.ready.eq(begin & of_next_matrix),
             next_first.eq(Mux(of_next_matrix, first_planes(self.bits.payload), first_of_tile)),
         ]
-        planes_now, loaded_now, signed_now = Signal(3), Signal(3), Signal()
-        m.d.comb += [
-            planes_now.eq(planes),
-            loaded_now.eq(loaded),
-            signed_now.eq(is_signed),
-        ]
+        loaded_now, signed_now = Signal(3), Signal()
+        m.d.comb += [loaded_now.eq(loaded), signed_now.eq(is_signed)]
         with m.If(begin):
-            m.d.comb += [
-                planes_now.eq(Mux(of_next_matrix | self.last_pass, next_first, PLANES_PER_PASS)),
-                loaded_now.eq(0),
-                signed_now.eq(of_next_matrix | self.last_pass),
-            ]
+            m.d.comb += [loaded_now.eq(0), signed_now.eq(of_next_matrix | self.last_pass)]
             m.d.sync += [waiting.eq(~known), self.full.eq(0), loaded.eq(0)]
             with m.If(known):
-                m.d.sync += [planes.eq(planes_now), is_signed.eq(signed_now), first_of_tile.eq(next_first)]
+                m.d.sync += [
+                    planes.eq(Mux(signed_now, next_first, PLANES_PER_PASS)),
+                    is_signed.eq(signed_now),
+                    first_of_tile.eq(next_first),
+                ]
 
         load = self.plane.load
         m.d.comb += [
