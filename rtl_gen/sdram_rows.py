@@ -101,10 +101,10 @@ class SdramRows(wiring.Component):
             with m.If(opened & (segment.bank == bank)):
                 m.d.sync += slots.eq(timing.open - 1)
         # Known a clock early. Nothing can spoil it in between: a bank whose columns are under way is never among them.
+        # A refresh may follow upon an opened row at once; another row of that bank comes later.
         may_close, may_close_all = Signal(), Signal()
-        under_way = self.active & (self.active_bank == segment.bank)
         m.d.sync += [
-            may_close.eq(recovered.bit_select(segment.bank, 1) & ~under_way & ~opened),
+            may_close.eq(recovered.bit_select(segment.bank, 1) & ~(self.active & (self.active_bank == segment.bank))),
             may_close_all.eq(recovered.all() & ~self.active & ~opened),
         ]
 
