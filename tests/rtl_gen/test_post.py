@@ -111,24 +111,25 @@ def expected(arch: Arch, layer: dict[str, int], results: list[dict[str, Any]]) -
         )
         columns = 1 + form.gated  # of a neuron
         neurons = arch.columns // columns
+        signs, mantissas, exponents = activate(
+            word["acc"][::columns],
+            word["acc"][form.gated :: columns],
+            word["base_exponent"] + layer[f"{prefix}gate_exponent"],
+            word["base_exponent"] + layer[f"{prefix}up_exponent"],
+            form,
+        )
+        activations = [
+            {"sign": int(sign), "mantissa": int(mantissa), "exponent": int(exponent)}
+            for sign, mantissa, exponent in zip(signs, mantissas, exponents, strict=True)
+        ]
         for first in range(0, neurons, arch.lanes):
-            lanes = [
-                activate(
-                    word["acc"][columns * neuron],
-                    word["acc"][columns * neuron + form.gated],
-                    word["base_exponent"] + layer[f"{prefix}gate_exponent"],
-                    word["base_exponent"] + layer[f"{prefix}up_exponent"],
-                    form,
-                )
-                for neuron in range(first, first + arch.lanes)
-            ]
             values.append(
                 {
                     "slot": word["slot"],
                     "unused": word["of"]["unused"],
                     "shared": word["shared"],
                     "neuron": (word["group"] * neurons + first) & 0xFFFF,
-                    "values": [{"sign": int(s), "mantissa": int(m), "exponent": int(e)} for s, m, e in lanes],
+                    "values": activations[first : first + arch.lanes],
                     "last": int(word["last"] and first + arch.lanes == neurons),
                 }
             )
