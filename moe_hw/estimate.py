@@ -26,7 +26,7 @@ RESOURCES = ("memory", "multipliers", "latency")
 ARRAY_LATENCY = 3 + ROWS + 3 + 8
 """Cycles from the decision to multiply to the accumulator's result: sequencer, array, accumulator."""
 
-POST_LATENCY = 33 + 42 + 8
+POST_LATENCY = 34 + 42 + 8
 """Cycles of the activation function, of re-quantising and of the order to write a hidden block."""
 
 COMBINE_LATENCY = 15

@@ -232,6 +232,9 @@ class Command(wiring.Component):
                     m.next = "layer sizes"
             with m.State("layer sizes"):
                 m.d.comb += self.setting_up.eq(1)
+                m.next = "layer lengths"
+            with m.State("layer lengths"):
+                m.d.comb += self.setting_up.eq(1)
                 m.next = "layer products"
             with m.State("layer products"):
                 m.d.comb += self.setting_up.eq(1)

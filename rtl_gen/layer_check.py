@@ -19,7 +19,7 @@ PRODUCT_BITS = 28
 class LayerCheck(wiring.Component):
     """Finds the first reason, in the order of the status codes, why a batch cannot run.
 
-    Latency: two cycles; throughput: a descriptor a cycle.
+    Latency: three cycles; throughput: a descriptor a cycle.
 
     Parameters
     ----------
@@ -66,8 +66,8 @@ class LayerCheck(wiring.Component):
 
         vector_blocks = Signal(PRODUCT_BITS)
         logit_words = Signal(PRODUCT_BITS)
-        m.d.comb += widest.eq(longest_hidden(layer))
         m.d.sync += [
+            widest.eq(longest_hidden(layer)),
             longest.eq(Mux((layer.input_blocks << 1) > widest, layer.input_blocks << 1, widest)),
             groups.eq(Mux(layer.given_routes, 0, router_groups(arch, layer))),
         ]

@@ -30,6 +30,7 @@ class MatrixSegment(wiring.Component):
     Members
     -------
     layer : In(layer_layout())
+        Stable from a cycle before the first segment.
     kind : In(Kind), shared : In(1), expert : In(table_layout())
         Which matrix: of the router, or gate_up or down of the shared or of the routed ``expert``. Codes of an expert
         have at least two bits.
@@ -85,6 +86,13 @@ class MatrixSegment(wiring.Component):
             ]
 
         # ---- the matrix ----
+        # Column groups are the same for a whole batch, so they are registers.
+        of_router, of_up, of_shared_up = Signal(16), Signal(16), Signal(16)
+        m.d.sync += [
+            of_router.eq(router_groups(arch, layer)),
+            of_up.eq(up_groups(arch, layer, layer.inter_blocks)),
+            of_shared_up.eq(up_groups(arch, layer, layer.shared_blocks)),
+        ]
         inter_blocks = Mux(self.shared, layer.shared_blocks, layer.inter_blocks)
         base = Mux(self.shared, layer.shared_address, self.expert.address)
         bits = Mux(self.shared, layer.shared_bits, Mux(self.expert.bits < 2, 2, self.expert.bits))
@@ -106,14 +114,14 @@ class MatrixSegment(wiring.Component):
             with m.Case(Kind.ROUTER):
                 m.d.comb += [
                     segment.address.eq(layer.router_address),
-                    segment.groups.eq(router_groups(arch, layer)),
+                    segment.groups.eq(of_router),
                     segment.blocks.eq(layer.input_blocks),
                     segment.bits.eq(layer.router_bits),
                 ]
             with m.Case(Kind.UP):
                 m.d.comb += [
                     segment.address.eq(base),
-                    segment.groups.eq(up_groups(arch, layer, inter_blocks)),
+                    segment.groups.eq(Mux(self.shared, of_shared_up, of_up)),
                     segment.blocks.eq(layer.input_blocks),
                 ]
             with m.Case(Kind.DOWN):

@@ -19,7 +19,7 @@ from rtl_gen.types import hidden_values_layout, layer_layout, result_layout
 ONE = 1 << 16
 """One, as a value of ``s``."""
 
-LATENCY = 20 + softcap.LATENCY
+LATENCY = 21 + softcap.LATENCY
 """Cycles from a result to its first activation."""
 
 QUEUE = LATENCY + 4
@@ -189,18 +189,26 @@ class Post(wiring.Component):
         def most(name: str) -> Value:
             return Mux(p.shared, layer[f"shared_{name}"], layer[name]).as_signed()
 
-        def limited(mantissa: Value, exponent: Value, limit: Value, applies: Value) -> tuple[Value, Value]:
+        def beyond(mantissa: Value, exponent: Value, limit: Value) -> Value:
             # Normalised numbers are ordered by exponent and mantissa together.
-            beyond = applies & (Cat(mantissa, exponent).as_signed() > limit)
-            return Mux(beyond, limit[:16], mantissa), Mux(beyond, limit[16:].as_signed(), exponent)
+            return Cat(mantissa, exponent).as_signed() > limit
+
+        def limited(mantissa: Value, exponent: Value, limit: Value, applies: Value) -> tuple[Value, Value]:
+            return Mux(applies, limit[:16], mantissa), Mux(applies, limit[16:].as_signed(), exponent)
 
         p.stage(
             gate_most=most("gate_limit"),
             up_most=Mux(p.up_negative, most("up_lower_limit"), most("up_limit")),
         )
-        gate, gate_exponent = limited(p.gate, p.gate_exponent, p.gate_most, ~p.gate_negative)
-        up, up_exponent = limited(p.up, p.up_exponent, p.up_most, 1)
         p.stage(
+            gate_beyond=~p.gate_negative & beyond(p.gate, p.gate_exponent, p.gate_most),
+            up_beyond=beyond(p.up, p.up_exponent, p.up_most),
+        )
+        gate, gate_exponent = limited(p.gate, p.gate_exponent, p.gate_most, p.gate_beyond)
+        up, up_exponent = limited(p.up, p.up_exponent, p.up_most, p.up_beyond)
+        p.stage(
+            gate_beyond=None,
+            up_beyond=None,
             gate_most=None,
             up_most=None,
             gate=gate,

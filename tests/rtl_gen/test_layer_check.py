@@ -100,7 +100,7 @@ async def random_descriptors(dut: Any) -> None:
         dut.magic.value, dut.layer.value = magic, pack(layer_layout(), layer)
         for name, value in cut.items():
             getattr(dut, name).value = value
-        await ClockCycles(dut.clk, 2)
+        await ClockCycles(dut.clk, 3)
         await ReadOnly()
         status = Status(int(dut.status.value))
         assert status == refusal(arch, {**layer, "magic": magic}, cut), f"{cut}, {layer}"
