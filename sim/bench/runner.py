@@ -61,10 +61,10 @@ def run_bench(
         SetupError: the bench does not build; the message shows the end of its log.
     """
     options = ["-Wno-fatal", "-Wno-lint", "-Wno-style", "--x-initial", "unique", "--x-assign", "1"]
+    # cocotb needs the ports. All signals of an accelerator are minutes of compiling, and half the speed.
+    options += ["--no-public-flat-rw", "--public-depth", "1"]
     if netlist:
         text = to_netlist(to_verilog(component, "dut"), "dut")
-        # A netlist has a hundred thousand signals; cocotb needs the ports.
-        options += ["--no-public-flat-rw", "--public-depth", "1"]
     else:
         with unknown_collisions():
             text = to_verilog(component, "dut") + beside

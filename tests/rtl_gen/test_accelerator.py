@@ -128,13 +128,17 @@ def random_tokens(count: int, hidden: int) -> torch.Tensor:
 @cocotb.test(timeout_time=200, timeout_unit="ms")
 @cocotb.parametrize(pattern=list(streams.PATTERNS), weight_format=["int4", "int8", "int4,0=int8,1=int3"])
 async def layers(dut, pattern, weight_format):
-    """One bitstream, layer after layer, batches of several jobs and chunks. With pauses, two of them do: it is slow."""
+    """One bitstream, layer after layer, batches of several jobs and chunks.
+
+    All layers once, and then some of them, for this memory in Python is slow; ``sim/harness.cpp`` sees many more.
+    """
     bench = Bench(dut, streams.PATTERNS[pattern])
     await bench.start()
     assert await bench.csrs.read("magic") == DEVICE_MAGIC
     low, high = await bench.csrs.read("config_hash_low"), await bench.csrs.read("config_hash_high")
     assert high << 32 | low == bench.arch.hash
-    for spec in SPECS if pattern == "always" else random.sample(SPECS, 2):
+    every = pattern == "always" and weight_format == "int4"
+    for spec in SPECS if every else random.sample(SPECS, 2 if pattern == "always" else 1):
         layer = QuantisedLayer(random_layer(spec, seed=random.getrandbits(32)), weight_format)
         bench.load(layer)
         await bench.check(layer, random_tokens(random.choice((3, 7, 11, 16)), spec.hidden))
