@@ -8,8 +8,11 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from moe_hw.arch import ROWS, Arch
-from rtl_gen.emit import instance
+from rtl_gen.emit import OF_ITS_OWN, instance
 from rtl_gen.row import SUM_BITS, Row, command_layout
+
+NEIGHBOURS = 8
+"""Rows that share the registers of their banks' addresses."""
 
 LATENCY = ROWS + 3
 """Cycles from a command to its sums."""
@@ -61,7 +64,7 @@ class Array(wiring.Component):
         arch = self.arch
         row = self.repeated["moe_row"]
 
-        # One register between the writers and 32 banks.
+        # Two registers between the writers and 32 banks; of the second there is a copy for each neighbourhood.
         plane_write = Signal()
         plane_address = Signal.like(self.plane_address)
         beat = Signal.like(self.beat)
@@ -77,18 +80,29 @@ class Array(wiring.Component):
             x.eq(self.x),
         ]
 
+        near_beat, near_x = Signal.like(beat), Signal.like(x)
+        m.d.sync += [near_beat.eq(beat), near_x.eq(x)]
+        common = {
+            "plane_write": plane_write, "plane_address": plane_address, "x_write": x_write, "x_address": x_address
+        }  # fmt: skip
+        near = {}
+
         command, sums = self.command, 0
         for index in range(ROWS):
+            if index % NEIGHBOURS == 0:
+                for name, value in common.items():
+                    near[name] = Signal.like(value, name=f"{name}_{index}", attrs=OF_ITS_OWN)
+                    m.d.sync += near[name].eq(value)
             ports = row.signature.create(path=(f"row_{index}",))
             m.d.comb += [
                 ports.command.eq(command),
                 ports.sums.eq(sums),
-                ports.plane_write.eq(plane_write),
-                ports.plane_address.eq(plane_address),
-                ports.plane.eq(beat.word_select(index, arch.columns)),
-                ports.x_write.eq(x_write),
-                ports.x_address.eq(x_address),
-                ports.x.eq(x[index]),
+                ports.plane_write.eq(near["plane_write"]),
+                ports.plane_address.eq(near["plane_address"]),
+                ports.plane.eq(near_beat.word_select(index, arch.columns)),
+                ports.x_write.eq(near["x_write"]),
+                ports.x_address.eq(near["x_address"]),
+                ports.x.eq(near_x[index]),
             ]
             m.submodules[f"row_{index}"] = instance("moe_row", row.signature, ports)
             command, sums = ports.next_command, ports.next_sums

@@ -20,7 +20,7 @@ class Groups(wiring.Component):
 
     The two largest keys of a group are found in halves, the lower one a cycle behind, as in :mod:`rtl_gen.topk`.
 
-    Latency: three cycles; throughput: a key a cycle.
+    Latency: four cycles; throughput: a key a cycle.
 
     Parameters
     ----------
@@ -69,6 +69,9 @@ class Groups(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         layer = self.layer
+        # Keys come from far, and what is done with them is long.
+        valid, last, key = Signal(), Signal(), Signal.like(self.key)
+        m.d.sync += [valid.eq(self.valid), last.eq(self.last), key.eq(self.key)]
         # `clear` is all the reset that these need: the real one would be an input of logic, from far.
         kept = Signal(MAX_GROUPS, reset_less=True)
         expert = Signal(expert_bits(self.arch), reset_less=True)
@@ -85,24 +88,24 @@ class Groups(wiring.Component):
         end_of_group = place == last_place
         with m.If(self.keep):
             m.d.sync += kept.bit_select(self.group, 1).eq(1)
-        with m.If(self.valid):
+        with m.If(valid):
             m.d.sync += [expert.eq(expert + 1), place.eq(place + 1)]
             with m.If(end_of_group):
                 m.d.sync += [place.eq(0), group.eq(group + 1)]
-        with m.If(self.last | self.clear):
+        with m.If(last | self.clear):
             m.d.sync += [expert.eq(0), place.eq(0), group.eq(0)]
         with m.If(self.clear):
             m.d.sync += kept.eq(0)
 
         # ---- the two largest keys of a group ----
-        upper, lower = self.key[HALF:].as_signed(), Signal(HALF)
+        upper, lower = key[HALF:].as_signed(), Signal(HALF)
         largest, second = Signal(signed(ACC_BITS - HALF)), Signal(signed(ACC_BITS - HALF))
         begins, takes_first, takes_second = Signal(), Signal(), Signal()
         ties_first, ties_second = Signal(), Signal()  # the lower half decides
         m.d.comb += [
-            begins.eq(self.valid & (place == 0)),
-            takes_first.eq(begins | self.valid & (upper > largest)),
-            takes_second.eq(self.valid & (upper > second)),
+            begins.eq(valid & (place == 0)),
+            takes_first.eq(begins | valid & (upper > largest)),
+            takes_second.eq(valid & (upper > second)),
         ]
         with m.If(takes_first):
             m.d.sync += [largest.eq(upper), second.eq(Mux(begins, LOWEST >> HALF, largest))]
@@ -113,14 +116,14 @@ class Groups(wiring.Component):
         largest_lower, second_lower = Signal(HALF), Signal(HALF)
         began, took_first, took_second = Signal(), Signal(), Signal()
         m.d.sync += [
-            lower.eq(self.key[:HALF]),
+            lower.eq(key[:HALF]),
             largest_upper.eq(largest),
             second_upper.eq(second),
             began.eq(begins),
             took_first.eq(takes_first),
             took_second.eq(takes_second),
-            ties_first.eq(self.valid & (upper == largest)),
-            ties_second.eq(self.valid & (upper == second)),
+            ties_first.eq(valid & (upper == largest)),
+            ties_second.eq(valid & (upper == second)),
         ]
         with m.If(took_first | ties_first & (lower > largest_lower)):
             m.d.sync += [largest_lower.eq(lower), second_lower.eq(Mux(began, 0, largest_lower))]
@@ -134,10 +137,10 @@ class Groups(wiring.Component):
         is_kept = Signal()
         m.d.sync += [
             is_kept.eq(stays),
-            entry.key.eq(self.key),
+            entry.key.eq(key),
             entry.index.eq(Mux(self.grouping, group, expert)),
-            entry.valid.eq(self.valid & Mux(self.grouping, end_of_group, stays | group_zero)),
-            entry.last.eq(self.last),
+            entry.valid.eq(valid & Mux(self.grouping, end_of_group, stays | group_zero)),
+            entry.last.eq(last),
             later.eq(entry),
         ]
         with m.If(~is_kept):

@@ -80,8 +80,8 @@ class Streamer(wiring.Component):
     waiting : Out(1)
         Words are outstanding.
 
-    Latency: twelve cycles from a segment to its first burst, two from a beat to its write port; throughput: a bus word
-    a cycle.
+    Latency: thirteen cycles from a segment to its first burst, two from a beat to its write port; throughput: a bus
+    word a cycle.
     """
 
     def __init__(self, arch: Arch):
@@ -164,8 +164,9 @@ class Streamer(wiring.Component):
         capacity = arch.expert_beats * per_beat
         room = Signal(range(capacity + 1), init=capacity)
         burst_words = cutter.bursts.payload.length + 1
-        has_room = room >= burst_words
+        has_room = Signal()  # for the burst that waits; until it is taken, there can only be more
         request = cutter.bursts.valid & cutter.bursts.ready
+        m.d.sync += has_room.eq(cutter.bursts.valid & ~request & (room >= burst_words))
         m.d.comb += [
             self.bursts.payload.eq(cutter.bursts.payload),
             self.bursts.valid.eq(cutter.bursts.valid & has_room),

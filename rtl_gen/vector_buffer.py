@@ -58,7 +58,7 @@ class VectorBuffer(wiring.Component):
     x_write, x_address, x : Out
         Write port of the row banks, as in ``Array``.
 
-    Latency: a cycle to ``loaded``, one on ``read``; throughput: a block a cycle.
+    Latency: two cycles to ``loaded``, one on ``read``; throughput: a block a cycle.
     """
 
     def __init__(self, arch: Arch):
@@ -106,15 +106,27 @@ class VectorBuffer(wiring.Component):
 
         # The largest exponent of each slot's vector so far; lines of several slots may alternate.
         m.submodules.largest = largest = Memory(shape=signed(EXP_BITS), depth=arch.slots, init=[])
-        before, after = largest.read_port(domain="comb"), largest.write_port()
-        counts = self.valid & line.counts
-        peak = Signal(signed(EXP_BITS))
+        stored, update = largest.read_port(domain="comb"), largest.write_port()
+        counts = Signal()
+        counted = Signal.like(line)  # the line of a cycle ago
+        before, peak, last_peak = Signal(signed(EXP_BITS)), Signal(signed(EXP_BITS)), Signal(signed(EXP_BITS))
+        same_slot = Signal()  # as the line before it, whose peak was being stored when this one's was read
         m.d.comb += [
-            before.addr.eq(line.slot),
-            peak.eq(Mux(line.start | (line.exponent > before.data), line.exponent, before.data)),
-            after.addr.eq(line.slot),
-            after.en.eq(counts),
-            after.data.eq(peak),
+            stored.addr.eq(line.slot),
+            update.addr.eq(counted.slot),
+            update.en.eq(counts),
+            update.data.eq(peak),
+        ]
+        larger = counted.exponent > Mux(same_slot, last_peak, before)
+        m.d.comb += peak.eq(Mux(counted.start | larger, counted.exponent, Mux(same_slot, last_peak, before)))
+        m.d.sync += [
+            counts.eq(self.valid & line.counts),
+            counted.eq(line),
+            before.eq(stored.data),
+            last_peak.eq(peak),
+            same_slot.eq(counts & (line.slot == counted.slot)),
+        ]
+        m.d.comb += [
             self.x_write.eq(self.valid),
             self.x_address.eq(Cat(line.place, line.half)),
             self.x.eq(line.mantissas),
@@ -122,14 +134,16 @@ class VectorBuffer(wiring.Component):
             block_write.addr.eq(self.x_address),
             block_write.data.eq(line.exponent),
         ]
-        # A cycle later, for finding the largest one takes a cycle.
+        # Two cycles later, for finding the largest one takes two.
+        ended = Signal()
         m.d.sync += [
             vector_write.en.eq(counts),
-            vector_write.addr.eq(vector(line.half, line.slot)),
+            vector_write.addr.eq(vector(counted.half, counted.slot)),
             vector_write.data.eq(peak),
-            token_write.en.eq(counts & line.input),
-            token_write.addr.eq(line.token),
+            token_write.en.eq(counts & counted.input),
+            token_write.addr.eq(counted.token),
             token_write.data.eq(peak),
-            self.loaded.eq(self.valid & line.last),
+            ended.eq(self.valid & line.last),
+            self.loaded.eq(ended),
         ]
         return m

@@ -79,7 +79,7 @@ class Bench:
             self.dut.valid.value, self.dut.line.value = 1, streams.pack(line_layout(self.arch), line)
             await RisingEdge(self.dut.clk)
             self.dut.valid.value = 0
-        await RisingEdge(self.dut.clk)
+        await ClockCycles(self.dut.clk, 2)
         assert self.loaded == before + 1
 
     async def check(self) -> None:
