@@ -32,15 +32,15 @@ POST_LATENCY = 34 + 42 + 8
 COMBINE_LATENCY = 15
 """Cycles from a result to its sum."""
 
-SCAN_CYCLES = 37
-SOFTMAX_CYCLES = 62
+SCAN_CYCLES = 38
+SOFTMAX_CYCLES = 64
 CHOOSE_CYCLES = 10
 ROUTE_CYCLES = 10
 DIVIDE_CYCLES = 30
 """Cycles of the router unit for a scan beyond one for each expert, for a softmax over all experts beyond two for each,
 for the choices beyond one for each, for each route, and for a sum's reciprocal."""
 
-SCORE_LATENCY = 23
+SCORE_LATENCY = 24
 """Cycles from a choice's logit to its term."""
 
 GIVEN_CYCLES = 3

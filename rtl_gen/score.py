@@ -31,7 +31,7 @@ LSE_BITS = 32
 REST_BITS = 21
 """Bits of a place within a piece."""
 
-LATENCY = 20
+LATENCY = 21
 """Cycles from a logit to its score."""
 
 
@@ -161,15 +161,13 @@ class Score(wiring.Component):
         p.stage(slope=None, rest=None, low=p.slope * p.rest[:half], high=p.slope * p.rest[half:])
         p.stage(low=None, high=None, rise=(p.low + (p.high << half)) >> 16)
         p.stage(rise=None, fine=None, value=(p.value + (p.rise >> (p.fine << 1)))[:31])
-        whole = Mux(p.beyond, ONE, p.value)
-        root, negative = p.function == Function.ROOT, p.logit < 0
         p.stage(
-            value=Mux(
-                p.exponential | ((p.function != Function.LOGARITHM) & negative),
-                ONE - whole,
-                whole << Mux(root, (p.octave + 1) >> 1, 0),
-            )[:SCORE_BITS],
+            beyond=None,
+            value=Mux(p.beyond, ONE, p.value),
+            octave=Mux(p.function == Function.ROOT, (p.octave + 1) >> 1, 0),
+            falls=p.exponential | ((p.function != Function.LOGARITHM) & (p.logit < 0)),
         )
+        p.stage(octave=None, falls=None, value=Mux(p.falls, ONE - p.value, p.value << p.octave)[:SCORE_BITS])
         m.d.comb += [
             self.o_valid.eq(p.valid),
             self.o_last.eq(p.last),

@@ -28,9 +28,9 @@ SUB_ARRAY = "moe_sub_array"
 """Translated and compiled once, however many there are."""
 
 _FOLDER = Path(__file__).parent
-_HARNESS = ("harness.cpp", "axi_memory.h", "dram.cpp", "dram.h")
+_HARNESS = ("harness.cpp", "api.h", "axi_memory.h", "dram.cpp", "dram.h")
 _DRAM = ("dram.cpp", "dram.h")
-_LINE = ("line.h", "uart.h")
+_LINE = ("line.h", "api.h", "uart.h")
 _BRIDGE = ("bridge.cpp", *_LINE, "axi_memory.h", *_DRAM)
 _SDRAM_CHIP = ("sdram_chip.cpp", "sdram_chip.h")
 _SERIAL_BOARD = ("serial_board.cpp", "two_clocks.h", *_LINE, *_SDRAM_CHIP)

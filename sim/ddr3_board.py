@@ -19,10 +19,8 @@ from rtl_gen.litedram_core import clock_mhz, controller_verilog, latencies
 from rtl_gen.serial_board import SerialBoard
 from sim import ddr3_chip, native
 from sim.build import DDR3_BOARD_TOP, Progress, build_ddr3_board
-from sim.clocks import clock_domains
+from sim.clocks import clock_domains, period_fs
 from sim.serial import LINE_FUNCTIONS, CompiledLine
-
-_FEMTOSECONDS = 10**15
 
 
 class Latency(ctypes.Structure):
@@ -101,15 +99,14 @@ class SimulatedDdr3Board(CompiledLine):
         library = _load(build_ddr3_board("\n".join((fpga, accelerator, controller_verilog(board.memory))), progress))
         chip = np.zeros(board.memory.size_bytes // 2, np.uint16)
         self.memory = chip.view(np.uint8)
-        fabric = board.clock_mhz * 1e6
         handle = library.ddr3_board_create(
             chip.ctypes.data,
             ctypes.byref(ddr3_chip.parameters(board.memory)),
             ctypes.byref(Latency(*latencies(board.memory))),
             (Lane * len(LANES))(*LANES),
-            round(_FEMTOSECONDS / fabric),
-            round(_FEMTOSECONDS / (clock_mhz(board.memory) * 1e6)),
-            fabric / baud,
+            period_fs(board.clock_mhz),
+            period_fs(clock_mhz(board.memory)),
+            board.clock_mhz * 1e6 / baud,
         )
         super().__init__(library, handle)
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from boards import Board, Timing
 from moe_hw.arch import INTERLEAVE
 from sim import build, native
+from sim.clocks import period_fs
 
-_FEMTOSECONDS = 10**15
 _TIMINGS = tuple(field.name for field in dataclasses.fields(Timing))
 _GEOMETRY = ("burst_bytes", "row_bytes", "banks", "bank_groups", "channels")
 _STRETCH = 1 << 24
@@ -33,15 +33,14 @@ class Parameters(ctypes.Structure):
 def parameters(board: Board) -> Parameters:
     """The model's parameters for a board; timings are rounded up to whole memory clocks, as a controller has to."""
     memory = board.memory
-    transfer = _FEMTOSECONDS / (memory.mt_per_s * 1e6)
 
     def whole_clocks(nanoseconds: float) -> int:
         return round(memory.clocks(nanoseconds) * memory.clock_ns * 1e6)
 
     times = {name: whole_clocks(getattr(memory.timing, name)) for name in _TIMINGS if name != "tREFI"}
     return Parameters(
-        cycle=round(_FEMTOSECONDS / (board.clock_mhz * 1e6)),
-        burst=round(transfer * memory.burst_length),
+        cycle=period_fs(board.clock_mhz),
+        burst=period_fs(memory.mt_per_s / memory.burst_length),
         controller=round(memory.controller_ns * 1e6),
         tREFI=round(memory.timing.tREFI * 1e6),
         **times,

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "Vmoe_hw.h"
+#include "api.h"
 #include "axi_memory.h"
 #include "dram.h"
 #include "verilated.h"
@@ -174,8 +175,6 @@ private:
 };
 
 }  // namespace
-
-#define API extern "C" __attribute__((visibility("default")))
 
 // `memory` belongs to the caller and outlives the board.
 API Board* board_create(uint8_t* memory, uint64_t bytes, const DramParameters* parameters) {

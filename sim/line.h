@@ -4,9 +4,8 @@
 
 #include <cstdint>
 
+#include "api.h"
 #include "uart.h"
-
-#define API extern "C" __attribute__((visibility("default")))
 
 class LineDevice {
 public:

@@ -18,11 +18,9 @@ from rtl_gen.sdram_pins import SdramPins
 from rtl_gen.serial_board import SerialBoard
 from sim import native, sdram_chip
 from sim.build import SERIAL_BOARD_TOP, Progress, build_serial_board
-from sim.clocks import clock_domains
+from sim.clocks import clock_domains, period_fs
 from sim.pads import SimulatedPads, pin_layout
 from sim.serial import LINE_FUNCTIONS, CompiledLine
-
-_FEMTOSECONDS = 10**15
 
 
 class PinBoard(wiring.Component):
@@ -84,13 +82,12 @@ class SimulatedSerialBoard(CompiledLine):
         library = _load(build_serial_board(verilog, progress))
         chip = np.zeros(board.memory.size_bytes // 2, np.uint16)
         self.memory = chip.view(np.uint8)
-        fabric, sdram = board.clock_mhz * 1e6, board.memory.mt_per_s * 1e6
         handle = library.serial_board_create(
             chip.ctypes.data,
             ctypes.byref(sdram_chip.parameters(board.memory)),
-            round(_FEMTOSECONDS / fabric),
-            round(_FEMTOSECONDS / sdram),
-            fabric / baud,
+            period_fs(board.clock_mhz),
+            period_fs(board.memory.mt_per_s),
+            board.clock_mhz * 1e6 / baud,
         )
         super().__init__(library, handle)
 
