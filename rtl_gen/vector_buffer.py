@@ -110,21 +110,23 @@ class VectorBuffer(wiring.Component):
         counts = Signal()
         counted = Signal.like(line)  # the line of a cycle ago
         before, peak, last_peak = Signal(signed(EXP_BITS)), Signal(signed(EXP_BITS)), Signal(signed(EXP_BITS))
-        same_slot = Signal()  # as the line before it, whose peak was being stored when this one's was read
+        same_slot = Signal()  # as the line before it, whose peak was not known when this one's was read
         m.d.comb += [
             stored.addr.eq(line.slot),
-            update.addr.eq(counted.slot),
-            update.en.eq(counts),
-            update.data.eq(peak),
+            update.data.eq(last_peak),
         ]
-        larger = counted.exponent > Mux(same_slot, last_peak, before)
-        m.d.comb += peak.eq(Mux(counted.start | larger, counted.exponent, Mux(same_slot, last_peak, before)))
+        largest_before = Mux(same_slot, last_peak, before)
+        larger = counted.exponent > largest_before
+        m.d.comb += peak.eq(Mux(counted.start | larger, counted.exponent, largest_before))
         m.d.sync += [
             counts.eq(self.valid & line.counts),
             counted.eq(line),
-            before.eq(stored.data),
-            last_peak.eq(peak),
+            # The peak of two lines ago is being stored.
+            before.eq(Mux(update.en & (line.slot == update.addr), last_peak, stored.data)),
             same_slot.eq(counts & (line.slot == counted.slot)),
+            last_peak.eq(peak),
+            update.en.eq(counts),
+            update.addr.eq(counted.slot),
         ]
         m.d.comb += [
             self.x_write.eq(self.valid),
