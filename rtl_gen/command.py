@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -230,18 +232,13 @@ class Command(wiring.Component):
                 m.d.comb += [self.setting_up.eq(1), waiting[Waiting.LAYER_FETCH].eq(1)]
                 with m.If(reader.complete):
                     m.next = "layer sizes"
-            with m.State("layer sizes"):
-                m.d.comb += self.setting_up.eq(1)
-                m.next = "layer lengths"
-            with m.State("layer lengths"):
-                m.d.comb += self.setting_up.eq(1)
-                m.next = "layer products"
-            with m.State("layer products"):
-                m.d.comb += self.setting_up.eq(1)
-                m.next = "layer judge"
-            with m.State("layer judge"):
-                m.d.comb += self.setting_up.eq(1)
-                m.next = "layer check"
+            # As many cycles as the check takes, and one for its verdict.
+            for state, following in pairwise(
+                ("layer sizes", "layer lengths", "layer products", "layer judge", "layer check")
+            ):
+                with m.State(state):
+                    m.d.comb += self.setting_up.eq(1)
+                    m.next = following
             with m.State("layer check"):
                 m.d.comb += self.setting_up.eq(1)
                 m.next = "completion"

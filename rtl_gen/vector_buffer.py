@@ -114,6 +114,9 @@ class VectorBuffer(wiring.Component):
         m.d.comb += [
             stored.addr.eq(line.slot),
             update.data.eq(last_peak),
+            vector_write.en.eq(update.en),
+            vector_write.data.eq(last_peak),
+            token_write.data.eq(last_peak),
         ]
         largest_before = Mux(same_slot, last_peak, before)
         larger = counted.exponent > largest_before
@@ -139,12 +142,9 @@ class VectorBuffer(wiring.Component):
         # Two cycles later, for finding the largest one takes two.
         ended = Signal()
         m.d.sync += [
-            vector_write.en.eq(counts),
             vector_write.addr.eq(vector(counted.half, counted.slot)),
-            vector_write.data.eq(peak),
             token_write.en.eq(counts & counted.input),
             token_write.addr.eq(counted.token),
-            token_write.data.eq(peak),
             ended.eq(self.valid & line.last),
             self.loaded.eq(ended),
         ]
