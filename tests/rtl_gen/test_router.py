@@ -254,7 +254,7 @@ async def far_exponents(dut: Any, exponent: int) -> None:
         await check(dut, layer, logits, [base] * layer["tokens"])
 
 
-@cocotb.test(timeout_time=1, timeout_unit="ms")
+@cocotb.test(timeout_time=2, timeout_unit="ms")
 async def every_piece_of_the_table(dut: Any) -> None:
     """Two experts at distances over the whole range of the exponential, and beyond."""
     await start(dut)
