@@ -63,9 +63,9 @@ class AccumulateColumn(wiring.Component):
     dot : In(18, signed), scale : In(scale_layout), shift : In(7)
         A product to accumulate, in stage 1.
     read_slot : In
-        Its slot, in stage 3. ``first``, ``forward`` : In(1), in stage 5: start from zero, or from the sum before.
+        Its slot, in stage 3. ``first``, ``forward`` : In(1), in stage 4: start from zero, or from the sum before.
     write : In(1), write_slot : In
-        In stage 6: store the sum.
+        In stage 5: store the sum of stage 6.
     sum : Out(48, signed)
         The sum, in stage 6. Latency 5 cycles; throughput one product a cycle.
     """
@@ -119,17 +119,27 @@ class AccumulateColumn(wiring.Component):
         m.d.sync += addend.eq((fine >> 1) + fine[0])
 
         # Stage 5: add. The memory is read in stage 4 and written in stage 6.
-        read_slot = Signal.like(self.read_slot, attrs=OF_ITS_OWN)  # columns lie all over the array
-        m.d.sync += read_slot.eq(self.read_slot)
+        # What is the same for all columns has a register in each, for they lie all over the array.
+        read_slot, first, forward, write_enable, write_slot = (
+            Signal.like(value, attrs=OF_ITS_OWN)
+            for value in (self.read_slot, self.first, self.forward, self.write, self.write_slot)
+        )
+        m.d.sync += [
+            read_slot.eq(self.read_slot),
+            first.eq(self.first),
+            forward.eq(self.forward),
+            write_enable.eq(self.write),
+            write_slot.eq(self.write_slot),
+        ]
         m.submodules.memory = memory = Memory(shape=signed(ACC_BITS), depth=self.arch.slots, init=[])
         write = memory.write_port()
         read = memory.read_port(transparent_for=[write])
-        start = Mux(self.first, 0, Mux(self.forward, self.sum, read.data))
+        start = Mux(first, 0, Mux(forward, self.sum, read.data))
         m.d.sync += self.sum.eq(start + addend)
         m.d.comb += [
             read.addr.eq(read_slot),
-            write.en.eq(self.write),
-            write.addr.eq(self.write_slot),
+            write.en.eq(write_enable),
+            write.addr.eq(write_slot),
             write.data.eq(self.sum),
         ]
         return m
@@ -200,7 +210,7 @@ class Accumulate(wiring.Component):
         m.d.comb += self.scales.ready.eq(scale_pop)
 
         forward = Signal()
-        m.d.sync += forward.eq(valid[5] & (tag[5].result.slot == tag[4].result.slot))
+        m.d.sync += forward.eq(valid[4] & (tag[4].result.slot == tag[3].result.slot))
 
         width = Shape.cast(result_layout(arch)).width
         # One more than there can be: its last place takes nothing in the cycle in which the first one is freed.
@@ -216,10 +226,10 @@ class Accumulate(wiring.Component):
                 ports.scale.eq(scales[index]),
                 ports.shift.eq(tag[1].shift),
                 ports.read_slot.eq(tag[3].result.slot),
-                ports.first.eq(tag[5].first),
+                ports.first.eq(tag[4].first),
                 ports.forward.eq(forward),
-                ports.write.eq(valid[6]),
-                ports.write_slot.eq(tag[6].result.slot),
+                ports.write.eq(valid[5]),
+                ports.write_slot.eq(tag[5].result.slot),
                 result.acc[index].eq(ports.sum),
             ]
             m.submodules[f"column_{index}"] = instance("moe_accumulate_column", column.signature, ports)

@@ -24,7 +24,7 @@ class SumRead(wiring.Signature):
 
     Members:
         enable, address: read ``lanes`` sums; their words are zero from then on.
-        sums: they follow by two cycles, and stay until the next read.
+        sums: they follow by three cycles, and stay until the next read.
         token, exponent: whose sums they are, and its exponent E, which comes and stays with them.
     """
 
@@ -97,33 +97,45 @@ class Combine(wiring.Component):
         first = lanes[0]
         # A word may be several times as wide as what the reader takes at a time.
         parts = arch.combine_lanes // arch.lanes
-        read_address = self.read.address >> exact_log2(parts)
-        part = self.read.address[: exact_log2(parts)]
-        part_read = Signal.like(part)
-        with m.If(self.read.enable):
-            m.d.sync += part_read.eq(part)
-        # In a register first: the word comes from many block RAMs, and late in the cycle.
-        word_out, part_out = Signal.like(read.data.as_value()), Signal.like(part)
-        m.d.sync += [word_out.eq(read.data), part_out.eq(part_read), self.read.exponent.eq(exponent_read.data)]
+        read_part, part, part_out = (Signal(range(parts)) for _ in range(3))
+        reads = Signal()
+        # Addresses come from registers, for they reach many block RAMs. So does the word they hold.
+        word_out = Signal.like(read.data.as_value())
+        m.d.sync += [
+            reads.eq(self.read.enable),
+            read.en.eq(first.valid | self.read.enable),
+            read.addr.eq(Mux(first.valid, first.address, self.read.address >> exact_log2(parts))),
+            read_part.eq(self.read.address[: exact_log2(parts)]),
+            exponent_read.addr.eq(self.read.token),
+            word_out.eq(read.data),
+            part_out.eq(part),
+            self.read.exponent.eq(exponent_read.data),
+        ]
+        with m.If(reads):
+            m.d.sync += part.eq(read_part)
+        for p in lanes:
+            self._read(p)
         m.d.comb += [
             self.read.sums.as_value().eq(word_out.word_select(part_out, arch.lanes * ACC_BITS)),
-            read.en.eq(first.valid | self.read.enable),
-            read.addr.eq(Mux(first.valid, first.address, read_address)),
-            exponent_read.en.eq(self.read.enable),
-            exponent_read.addr.eq(self.read.token),
+            exponent_read.en.eq(reads),
             exponent_write.en.eq(first.valid),
             exponent_write.addr.eq(first.token),
             exponent_write.data.eq(first.token_exponent),
         ]
+        for lane, p in enumerate(lanes):
+            self._take(p, read.data[lane])
+        # A cycle after it was read, for a block RAM does not say what comes of a word that is written meanwhile.
+        clears = Signal()
+        m.d.sync += [
+            clears.eq(reads),
+            write.en.eq(Mux(reads, 1 << read_part, first.valid.replicate(parts))),
+            write.addr.eq(Mux(reads, read.addr, first.address)),
+        ]
         lost = Const(0, 1)
         for lane, p in enumerate(lanes):
-            lost = lost | self._add(m, p, read.data[lane], write.data[lane])
-        # A cycle after it was read, for a block RAM does not say what comes of a word that is written meanwhile.
-        clears, clear_address = Signal(), Signal.like(read_address)
-        m.d.sync += [clears.eq(self.read.enable), clear_address.eq(read_address)]
-        m.d.comb += [write.en.eq(first.valid.replicate(parts)), write.addr.eq(first.address)]
+            lost = lost | self._add(m, p, write.data[lane])
         with m.If(clears):
-            m.d.comb += [write.en.eq(1 << part_read), write.addr.eq(clear_address), write.data.as_value().eq(0)]
+            m.d.comb += write.data.as_value().eq(0)
         m.d.sync += self.job_done.eq(first.valid & first.last)
         with m.If(self.clear):
             m.d.sync += self.overflow.eq(0)
@@ -200,16 +212,21 @@ class Combine(wiring.Component):
         p.stage(product=p.mantissa * p.weight, right=p.right - p.exponent, mantissa=None, weight=None, exponent=None)
         p.stage(beyond=(p.right < 0) & p.product.any(), amount=Mux(p.right > 63, 63, p.right)[:6], right=None)
         p.stage(halves=shift_halves(Cat(Const(0, 15), p.product), p.amount), product=None, amount=None)
+
+    def _read(self, p: Pipeline) -> None:
+        """The addend, while the word it is added to is read."""
         p.stage(addend=Mux(p.beyond, WORD_MAX, round_halves(p.halves))[: ACC_BITS - 1], halves=None)
 
-    def _add(self, m: Module, p: Pipeline, word: Value, total: Value) -> Value:
+    def _take(self, p: Pipeline, word: Value) -> None:
+        p.stage(addend=Mux(p.negative, -p.addend, p.addend), negative=None)
+        p.stage(word=word)
+
+    def _add(self, m: Module, p: Pipeline, total: Value) -> Value:
         """Adds to the word in memory; returns whether that or the addend saturated.
 
         A word is written three cycles after it was read. The same address does not come again before all columns of
         its result, four cycles or more, have passed: there is nothing to forward.
         """
-        p.stage(addend=Mux(p.negative, -p.addend, p.addend), negative=None)
-        p.stage(word=word)
         p.stage(total=p.word + p.addend, word=None, addend=None)
         above, below = p.total > WORD_MAX, p.total < -WORD_MAX
         m.d.comb += total.eq(Mux(above, WORD_MAX, Mux(below, -WORD_MAX, p.total)))

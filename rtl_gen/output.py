@@ -165,7 +165,7 @@ class Output(wiring.Component):
 
         for lane in range(arch.lanes):
             p = Pipeline(m, sending)
-            for _ in range(3):
+            for _ in range(4):
                 p.stage()
             p.stage(word=self.read.sums[lane], exponent=combine_exponent(layer, self.read.exponent))
             self._convert(p)

@@ -59,7 +59,7 @@ class Bench:
             dut.read__enable.value, dut.read__address.value, dut.read__token.value = 1, address, token
             await RisingEdge(dut.clk)
             dut.read__enable.value = 0
-            await RisingEdge(dut.clk)
+            await ClockCycles(dut.clk, 2)
             # Sums and exponent stay until the next read, whatever the addresses are.
             while random.random() < 0.2:
                 dut.read__address.value, dut.read__token.value = 0, random.randrange(self.arch.max_tokens)

@@ -53,7 +53,7 @@ class Bench:
 
     async def _serve(self) -> None:
         dut, lanes = self.dut, self.arch.lanes
-        read = None
+        later, read = None, None
         while True:
             await ReadOnly()
             enabled = int(dut.read__enable.value)
@@ -63,12 +63,12 @@ class Bench:
             await RisingEdge(dut.clk)
             if read is not None:
                 dut.read__sums.value, dut.read__exponent.value = read
-            read = None
+            read, later = later, None
             if enabled:
                 words = self.sums[address * lanes : (address + 1) * lanes]
                 mask = (1 << ACC_BITS) - 1
                 sums = sum((int(word) & mask) << ACC_BITS * lane for lane, word in enumerate(words))
-                read = sums, self.exponents[token]
+                later = sums, self.exponents[token]
                 words[:] = 0
 
     async def pulse(self, name: str) -> None:
