@@ -78,12 +78,15 @@ class SdramRows(wiring.Component):
         # ---- refreshes fall due at regular times; so many intervals are the wait after power-up, too ----
         clock = Signal(range(timing.interval))
         tick, due = Signal(), Signal()
+        refreshes = Signal(range(POWER_UP_REFRESHES))
+        powered, last_refresh = Signal(), Signal()
         intervals = Signal(range(timing.power_up + 1))
         m.d.sync += [tick.eq(clock == timing.interval - 2), clock.eq(Mux(tick, 0, clock + 1))]
         with m.If(tick):
             m.d.sync += due.eq(1)
             with m.If(~self.initialised):
                 m.d.sync += intervals.eq(intervals + 1)
+        m.d.sync += [powered.eq(intervals == timing.power_up), last_refresh.eq(refreshes == POWER_UP_REFRESHES - 1)]
 
         # ---- slots until a bank may be precharged ----
         longest = max(timing.open, timing.read_recovery, timing.write_recovery)
@@ -124,18 +127,17 @@ class SdramRows(wiring.Component):
         # ---- commands ----
         row_wait = Signal(range(max(timing.precharge, timing.activate, timing.refresh, timing.mode)))
         column_wait = Signal(range(max(timing.column, 2)))
-        refreshes = Signal(range(POWER_UP_REFRESHES))
         full = Signal()
-        slot = Signal()  # a row command may go out
+        slot = Signal()  # a row command may go out; a register, decided in the first clock of the slot
         command = self.command
-        m.d.comb += slot.eq(self.phase & (row_wait == 0))
+        m.d.sync += slot.eq(~self.phase & (row_wait == 0))
         m.d.sync += [command.ras.eq(0), command.cas.eq(0), command.we.eq(0), command.bank.eq(segment.bank)]
         with m.If(self.phase):
             m.d.sync += [row_wait.eq(Mux(row_wait == 0, 0, row_wait - 1))]
             m.d.sync += [column_wait.eq(Mux(column_wait == 0, 0, column_wait - 1))]
 
         with m.FSM():
-            with m.State("power up"), m.If(intervals == timing.power_up):
+            with m.State("power up"), m.If(powered):
                 m.next = "close all"
             with m.State("close all"):
                 m.d.sync += command.address.eq(PRECHARGE_ALL)
@@ -147,7 +149,7 @@ class SdramRows(wiring.Component):
                 m.d.sync += [due.eq(0), open_banks.eq(0), refreshes.eq(refreshes + 1)]
                 with m.If(self.initialised):
                     m.next = "next"
-                with m.Elif(refreshes == POWER_UP_REFRESHES - 1):
+                with m.Elif(last_refresh):
                     m.next = "mode"
             with m.State("mode"):
                 mode = MODE_BURST[BURST] | timing.latency << MODE_LATENCY_SHIFT
