@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import ipaddress
 import math
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -144,6 +146,19 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Ethernet:
+    """A board's place in the local network.
+
+    Attributes:
+        mac: address of the station: six bytes in hexadecimal, joined by colons.
+        address: its IPv4 address.
+    """
+
+    mac: str
+    address: str
+
+
+@dataclass(frozen=True)
 class Board:
     """One board: its FPGA, its memory and the sizes of the accelerator that is built for it.
 
@@ -154,6 +169,7 @@ class Board:
         clock_mhz: clock of the accelerator.
         memory: the memory that holds the weights.
         accelerator: sizes by name, the arguments of ``moe_hw.arch.Arch``.
+        ethernet: its place in the network, if the bitstream is to have one; the key may be missing.
     """
 
     name: str
@@ -162,6 +178,7 @@ class Board:
     clock_mhz: float
     memory: Memory
     accelerator: dict[str, int]
+    ethernet: Ethernet | None = None
 
     @property
     def memory_bytes_per_cycle(self) -> float:
@@ -200,6 +217,8 @@ def as_yaml(board: Board) -> str:
     names = _STANDARD_NAMES.get(board.memory.type, {})
     timing = data["memory"]["timing"]
     data["memory"]["timing"] = {names.get(field, field): value for field, value in timing.items()}
+    if board.ethernet is None:
+        del data["ethernet"]
     return yaml.safe_dump(data, sort_keys=False)
 
 
@@ -227,7 +246,10 @@ def _read(path: Path) -> Any:
 
 
 def _record(record: type[_T], value: Any, source: str, prefix: str, names: Mapping[str, str]) -> _T:
-    """Build the dataclass ``record`` from a mapping that has exactly its fields, some under other ``names``."""
+    """Build the dataclass ``record`` from a mapping that has exactly its fields, some under other ``names``.
+
+    Fields that may be None need not be there.
+    """
     if not isinstance(value, dict):
         raise UsageError(f"{source}: {prefix or 'file'}: expected a mapping of keys, got {value!r}")
     hints = typing.get_type_hints(record)
@@ -239,16 +261,23 @@ def _record(record: type[_T], value: Any, source: str, prefix: str, names: Mappi
             close = difflib.get_close_matches(str(key), known, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise UsageError(f"{source}: {dotted}{key}: expected one of {', '.join(known)}, got this key{hint}")
+    optional = {field for field, hint in hints.items() if type(None) in typing.get_args(hint)}
     for key in known:
-        if key not in value:
+        if key not in value and key not in optional:
             raise UsageError(f"{source}: {dotted}{key}: expected this key, got none; add it")
     inner = _STANDARD_NAMES.get(str(value.get("type")), {})
     return record(
-        **{field: _value(hints[field], value[key], source, f"{dotted}{key}", inner) for field, key in keys.items()}
+        **{
+            field: _value(hints[field], value[key], source, f"{dotted}{key}", inner)
+            for field, key in keys.items()
+            if key in value
+        }
     )
 
 
 def _value(hint: Any, value: Any, source: str, key: str, names: Mapping[str, str]) -> Any:
+    if type(None) in typing.get_args(hint):
+        hint = typing.get_args(hint)[0]
     if dataclasses.is_dataclass(hint):
         return _record(typing.cast(type, hint), value, source, key, names)
     if typing.get_origin(hint) is dict:
@@ -296,3 +325,17 @@ def _check(board: Board, source: str) -> None:
     timing = memory.timing
     shortest = timing.tRFC + timing.tRP + timing.tRC
     require(timing.tREFI > shortest, "memory.timing.tREFI", f"more than tRFC + tRP + tRC = {shortest:g}", timing.tREFI)
+    if board.ethernet is not None:
+        mac, address = board.ethernet.mac, board.ethernet.address
+        # A group has the lowest bit of the first byte.
+        station = re.fullmatch(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}", mac.lower())
+        require(station is not None, "ethernet.mac", "the address of a station, such as 02:00:00:00:00:01", mac)
+        require(_is_host(address), "ethernet.address", "the IPv4 address of a host, such as 192.168.1.50", address)
+
+
+def _is_host(address: str) -> bool:
+    try:
+        parsed = ipaddress.IPv4Address(address)
+    except ValueError:
+        return False
+    return not (parsed.is_multicast or parsed.is_unspecified or parsed.is_loopback or parsed.is_reserved)

@@ -140,7 +140,7 @@ def open_device(url: str, progress: Callable[[str], None] | None = None) -> Devi
     Parameters:
         url: ``sim:BOARD`` (a board's name or YAML file) or ``sim:DIRECTORY`` made by ``moe-hw generate``; a board at a
             serial port, ``serial:/dev/ttyUSB0``, or ``serial:/dev/ttyUSB0?board=BOARD`` (or a directory) if it is
-            not the default board.
+            not the default board; a board in the network, ``udp:192.168.1.50``.
         progress: told what takes long, such as building a simulator for the first time.
 
     Raises:

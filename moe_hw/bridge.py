@@ -14,6 +14,9 @@ VERSION = 1
 BAUD = 3_000_000
 """Bits per second of a board's serial line: the most that the FTDI chip of the ULX3S can do."""
 
+UDP_PORT = 52717
+"""That a board in a network listens at; one of those for private use (RFC 6335)."""
+
 FLAG, ESCAPE, ESCAPE_XOR = 0x7E, 0x7D, 0x20
 
 _ESCAPED = re.compile(re.escape(bytes([ESCAPE])) + b".", re.DOTALL)
@@ -33,6 +36,9 @@ WINDOW = 16
 
 LARGEST_COUNT = 512
 """Bytes of a memory access, and the boundary that it does not cross."""
+
+WORD_BYTES = 4
+"""A datagram is whole words, filled up with flags."""
 
 QUEUE_BYTES = 2048
 """Bytes of frames that can wait in the device."""
@@ -83,6 +89,11 @@ def encode(content: bytes) -> bytes:
     for byte in (ESCAPE, FLAG):  # escapes first: those of flags are none
         body = body.replace(bytes([byte]), bytes([ESCAPE, byte ^ ESCAPE_XOR]))
     return bytes([FLAG]) + body + bytes([FLAG])
+
+
+def whole_words(frames: bytes) -> bytes:
+    """``frames`` as a datagram's content."""
+    return frames + bytes([FLAG]) * (-len(frames) % WORD_BYTES)
 
 
 class Decoder:

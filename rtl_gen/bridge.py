@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module
-from amaranth.lib import wiring
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -36,11 +36,15 @@ class Bridge(wiring.Component):
         As of ``BitClock``.
     memory_registers : bool
         As of ``RequestCheck``.
+    network : bool
+        There is a second line, for bytes. Answers go where the last byte came from.
 
     Members
     -------
     rx : In(1), tx : Out(1)
         The pins of the line; ``rx`` has no relation to the clock.
+    received : In(stream of 8 bits), sent : Out(stream of 8 bits)
+        The second line.
     m_axi : Out(AXI4(arch)), m_axil : Out(AXI4Lite(host_addr_bits(memory_registers)))
         Device memory and CSRs.
     reset : Out(1)
@@ -50,9 +54,12 @@ class Bridge(wiring.Component):
     carries.
     """
 
-    def __init__(self, arch: Arch, clock_hz: int, baud: int, memory_registers: bool = False):
+    def __init__(
+        self, arch: Arch, clock_hz: int, baud: int, memory_registers: bool = False, network: bool = False
+    ):
         self.arch = arch
         self.memory_registers = memory_registers
+        self.network = network
         self._receiver, self._transmitter = UartReceiver(clock_hz, baud), UartTransmitter(clock_hz, baud)
         super().__init__(
             {
@@ -61,6 +68,7 @@ class Bridge(wiring.Component):
                 "m_axi": Out(AXI4(arch)),
                 "m_axil": Out(AXI4Lite(host_addr_bits(memory_registers))),
                 "reset": Out(1),
+                **({"received": In(stream.Signature(8)), "sent": Out(stream.Signature(8))} if network else {}),
             }
         )
 
@@ -75,10 +83,18 @@ class Bridge(wiring.Component):
         m.submodules.transmitter = transmitter = self._transmitter
 
         # ---- requests come in ----
+        if self.network:
+            taken = Signal()
+            m.d.comb += [
+                self.received.ready.eq(queue.room & ~receiver.valid),
+                taken.eq(self.received.valid & self.received.ready),
+                deframer.valid.eq(receiver.valid | taken),
+                deframer.data.eq(Mux(receiver.valid, receiver.data, self.received.payload)),
+            ]
+        else:
+            m.d.comb += [deframer.valid.eq(receiver.valid), deframer.data.eq(receiver.data)]
         m.d.comb += [
             receiver.rx.eq(self.rx),
-            deframer.valid.eq(receiver.valid),
-            deframer.data.eq(receiver.data),
             queue.valid.eq(deframer.o_valid),
             queue.data.eq(deframer.o_data),
             queue.end.eq(deframer.end),
@@ -107,5 +123,17 @@ class Bridge(wiring.Component):
         m.d.sync += requests.room.eq(answers.w_level < ANSWER_BYTES - LARGEST_ANSWER)
         m.submodules.last_byte = last_byte = SkidBuffer(8)  # when a byte is sent is known late
         connect(m, framer.line, last_byte.i)
-        connect(m, last_byte.o, transmitter.bytes)
+        if self.network:
+            to_network = Signal()
+            with m.If(receiver.valid | taken):
+                m.d.sync += to_network.eq(taken)
+            m.d.comb += [
+                self.sent.payload.eq(last_byte.o.payload),
+                self.sent.valid.eq(last_byte.o.valid & to_network),
+                transmitter.bytes.payload.eq(last_byte.o.payload),
+                transmitter.bytes.valid.eq(last_byte.o.valid & ~to_network),
+                last_byte.o.ready.eq(Mux(to_network, self.sent.ready, transmitter.bytes.ready)),
+            ]
+        else:
+            connect(m, last_byte.o, transmitter.bytes)
         return m

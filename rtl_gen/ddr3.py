@@ -10,7 +10,8 @@ from boards import Board
 from moe_hw.arch import Arch
 from moe_hw.ddr3 import REGISTERS_ADDR_BITS
 from rtl_gen.bus import AXI4, AXI4Lite
-from rtl_gen.dfi import Dfi, PhyInterface, RegisterBus, connections
+from rtl_gen.dfi import Dfi, PhyInterface, RegisterBus
+from rtl_gen.emit import connections
 from rtl_gen.litedram_core import CONTROLLER_MODULE, clock_mhz
 from rtl_gen.native_master import NativeMaster, NativePort
 from rtl_gen.register_crossing import RegisterCrossing

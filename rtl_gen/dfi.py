@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -46,15 +44,3 @@ class PhyInterface(wiring.Signature):
 
     def __init__(self, memory: Memory):
         super().__init__({"dfi": Out(Dfi(memory)), "csr": Out(RegisterBus())})
-
-
-def connections(signature: wiring.Signature, ports: Any, prefix: str) -> dict[str, Any]:
-    """Arguments of an ``Instance`` of LiteDRAM's that drives ``ports``, an interface of ``signature``.
-
-    Parameters:
-        prefix: of the names in Verilog.
-    """
-    return {
-        f"{'o' if member.flow is Out else 'i'}_{prefix}{name}": getattr(ports, name)
-        for name, member in signature.members.items()
-    }

@@ -14,10 +14,15 @@ from boards import Board
 from moe_hw.arch import Arch
 from moe_hw.bridge import BAUD
 from moe_hw.generated import VERILOG, Generated
+from rtl_gen import liteeth_core
 from rtl_gen.board_design import BoardDesign, for_platform
+from rtl_gen.datagrams import DOMAIN as ETHERNET
+from rtl_gen.datagrams import MHZ as ETHERNET_MHZ
+from rtl_gen.datagrams import PhyBytes
 from rtl_gen.ddr3 import DOMAIN
-from rtl_gen.dfi import Dfi, RegisterBus, connections
+from rtl_gen.dfi import Dfi, RegisterBus
 from rtl_gen.ecp5_pll import ECP5PLL, Clock
+from rtl_gen.emit import connections
 from rtl_gen.floorplan import floorplan
 from rtl_gen.global_net import global_net
 from rtl_gen.litedram_core import CONTROLLER_MODULE, PHY_MODULE, clock_mhz, controller_verilog, phy_verilog
@@ -36,6 +41,15 @@ PADS = {
     "clk_p": "clk", "dqs_p": "dqs", "dq": "dq", "dm": "dm",
 }  # fmt: skip
 """What LiteDRAM and ``amaranth_boards`` call the chip's pins."""
+
+NETWORK_PADS = {
+    "clk_tx": "tx_clk", "clk_rx": "rx_clk", "rst_n": "rst",
+    "tx_ctl": "tx_ctrl", "tx_data": "tx_data", "rx_ctl": "rx_ctrl", "rx_data": "rx_data",
+}  # fmt: skip
+"""What LiteEth's PHY and ``amaranth_boards`` call the pins of the Ethernet chip."""
+
+STRAPS = "".join(f'IOBUF PORT "eth_rgmii_0__rx_data__io[{pin}]" PULLMODE=UP;\n' for pin in range(4))
+"""As the Ethernet chip's reset ends it reads from these pins that it is to offer all rates and use RGMII."""
 
 
 class Ecpix5(Elaboratable):
@@ -62,6 +76,8 @@ class Ecpix5(Elaboratable):
         m.submodules.rx = rx = io.Buffer("i", uart.rx)
         m.submodules.tx = tx = io.Buffer("o", uart.tx)
         m.d.comb += [fpga.rx.eq(rx.i), tx.o.eq(fpga.tx)]
+        if self.board.ethernet is not None:
+            self._network(m, platform)
 
         heartbeat = Signal(HEARTBEAT_BITS)
         m.d.sync += heartbeat.eq(heartbeat + 1)
@@ -115,16 +131,39 @@ class Ecpix5(Elaboratable):
             **{f"io_pads_{name}": getattr(port, "p", None) or port.io for name, port in ports.items()},
         )
 
+    def _network(self, m: Module, platform: Any) -> None:
+        """The clock comes from the Ethernet chip, in which the one it is sent is delayed."""
+        chip = platform.request("eth_rgmii", dir="-")
+        m.domains += ClockDomain(ETHERNET)
+        m.submodules.ethernet_phy = Instance(
+            liteeth_core.PHY_MODULE,
+            i_sys_clk=ClockSignal(),
+            i_sys_rst=ResetSignal(),
+            o_eth_clk=ClockSignal(ETHERNET),
+            o_eth_rst=ResetSignal(ETHERNET),
+            **connections(PhyBytes().flip(), self._fpga.ethernet, "phy_"),
+            **{f"io_pads_{name}": getattr(chip, pin).io for name, pin in NETWORK_PADS.items()},
+        )
+
 
 def ecpix5(generated: Generated) -> BoardDesign:
     """The board with a generated accelerator, whose Verilog is taken as it was written."""
     board = generated.board
     clocks = {"sync": board.clock_mhz, DOMAIN: clock_mhz(board.memory), "init": INIT_MHZ}
+    network = {}
+    if board.ethernet is not None:
+        clocks[ETHERNET] = ETHERNET_MHZ
+        network = {
+            f"{liteeth_core.CORE_MODULE}.v": liteeth_core.core_verilog(board.ethernet, round(board.clock_mhz * 1e6)),
+            f"{liteeth_core.PHY_MODULE}.v": liteeth_core.phy_verilog(),
+        }
     design = for_platform(Ecpix5(board, generated.arch), ECPIX585Platform(), clocks)
     sources = {
         **design.sources,
+        **network,
         VERILOG: generated.verilog,
         f"{CONTROLLER_MODULE}.v": controller_verilog(board.memory),
         f"{PHY_MODULE}.v": phy_verilog(board.memory),
     }
-    return dataclasses.replace(design, sources=sources, places=floorplan(generated.arch))
+    constraints = design.constraints + (STRAPS if board.ethernet is not None else "")
+    return dataclasses.replace(design, sources=sources, constraints=constraints, places=floorplan(generated.arch))

@@ -34,6 +34,18 @@ def instance(
     return Instance(name, i_clk=ClockSignal(), i_rst=ResetSignal() if reset is None else reset, **connections)
 
 
+def connections(signature: wiring.Signature, ports: Any, prefix: str) -> dict[str, Any]:
+    """Arguments of an ``Instance`` of a foreign module that drives ``ports``, an interface of ``signature``.
+
+    Parameters:
+        prefix: of the names in Verilog.
+    """
+    return {
+        f"{'o' if member.flow is wiring.Out else 'i'}_{prefix}{name}": getattr(ports, name)
+        for name, member in signature.members.items()
+    }
+
+
 def to_verilog(component: wiring.Component, name: str) -> str:
     """The Verilog of ``component`` as module ``name``, and of every block in its ``repeated`` mapping.
 

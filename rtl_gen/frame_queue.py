@@ -13,6 +13,9 @@ from moe_hw.bridge import CRC_BYTES, HEADER, LARGEST_COUNT, QUEUE_BYTES, WINDOW
 SHORTEST, LONGEST = HEADER.size + CRC_BYTES, HEADER.size + LARGEST_COUNT + CRC_BYTES
 """Bytes of a frame's content and CRC."""
 
+LATE = 4
+"""Bytes that may come before a sender sees that there is no room."""
+
 
 class FrameQueue(wiring.Component):
     """A ring of bytes. Those of a frame become visible when its end says that it is good, else they are overwritten.
@@ -25,6 +28,8 @@ class FrameQueue(wiring.Component):
         Each frame's, without its CRC; 0 for a bad one. The end of a frame is lost if ``WINDOW`` others wait.
     bytes : Out(stream of 8 bits)
         Those of the frames, in a row.
+    room : Out(1)
+        Whatever comes next finds room: for a sender that can wait.
 
     Latency: two cycles from an end to the frame's first byte; throughput: a byte a cycle.
     """
@@ -38,6 +43,7 @@ class FrameQueue(wiring.Component):
                 "good": In(1),
                 "frames": Out(stream.Signature(range(LONGEST + 1))),
                 "bytes": Out(stream.Signature(8)),
+                "room": Out(1),
             }
         )
 
@@ -84,5 +90,11 @@ class FrameQueue(wiring.Component):
             read.addr.eq(next_taken),
             self.bytes.payload.eq(read.data),
         ]
-        m.d.sync += [taken.eq(next_taken), self.bytes.valid.eq(next_taken != first)]
+        used = Signal.like(last)
+        m.d.comb += used.eq(last - taken)
+        m.d.sync += [
+            taken.eq(next_taken),
+            self.bytes.valid.eq(next_taken != first),
+            self.room.eq((used < QUEUE_BYTES - LONGEST - LATE) & (lengths.w_level < WINDOW - LATE)),
+        ]
         return m

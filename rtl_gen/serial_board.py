@@ -1,8 +1,10 @@
-"""A board with one memory chip and a serial port: accelerator, host bridge and memory, all but its pads and clocks."""
+"""A board with one memory chip and a serial port: accelerator, host bridge and memory, all but its pads and clocks.
+
+It may have Ethernet, too."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module
+from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -12,10 +14,12 @@ from rtl_gen.accelerator import AcceleratorPorts
 from rtl_gen.axi_arbiter import AxiArbiter
 from rtl_gen.axil_split import AxilSplit
 from rtl_gen.bridge import Bridge
+from rtl_gen.datagrams import DOMAIN, Datagrams, PhyBytes, UdpPort
 from rtl_gen.ddr3 import Ddr3
 from rtl_gen.dfi import PhyInterface
-from rtl_gen.emit import instance
+from rtl_gen.emit import connections, instance
 from rtl_gen.global_net import global_net
+from rtl_gen.liteeth_core import CORE_MODULE
 from rtl_gen.reset_guard import ResetGuard
 from rtl_gen.sdram import Sdram
 from rtl_gen.sdram_pins import SdramPins
@@ -45,6 +49,8 @@ class SerialBoard(wiring.Component):
         The serial line.
     pins : Out(SdramPins(board.memory)) or Out(PhyInterface(board.memory))
         The chip, but for the registers of its pads or the PHY.
+    ethernet : Out(PhyBytes()), of boards with a place in the network
+        The Ethernet PHY, in the domain ``rtl_gen.datagrams.DOMAIN``.
     busy : Out(1)
         The accelerator has commands.
     """
@@ -55,12 +61,15 @@ class SerialBoard(wiring.Component):
         self.baud = baud
         self.is_ddr3 = board.memory.type == "ddr3"
         pins = PhyInterface(board.memory) if self.is_ddr3 else SdramPins(board.memory)
-        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "pins": Out(pins), "busy": Out(1)})
+        network = {} if board.ethernet is None else {"ethernet": Out(PhyBytes())}
+        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "pins": Out(pins), "busy": Out(1), **network})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         arch = self.arch
-        m.submodules.bridge = bridge = Bridge(arch, round(self.board.clock_mhz * 1e6), self.baud, self.is_ddr3)
+        has_network = self.board.ethernet is not None
+        clock_hz = round(self.board.clock_mhz * 1e6)
+        m.submodules.bridge = bridge = Bridge(arch, clock_hz, self.baud, self.is_ddr3, has_network)
         m.submodules.guard = guard = ResetGuard(arch)
         m.submodules.arbiter = arbiter = AxiArbiter(arch)
         m.submodules.memory = memory = Ddr3(arch, self.board) if self.is_ddr3 else Sdram(arch, self.board)
@@ -84,4 +93,22 @@ class SerialBoard(wiring.Component):
         connect(m, arbiter.slave, memory.axi)
         connect(m, memory.pins, flipped(self.pins))
         m.d.comb += self.busy.eq(accelerator.busy)
+        if has_network:
+            self._network(m, bridge)
         return m
+
+    def _network(self, m: Module, bridge: Bridge) -> None:
+        m.submodules.datagrams = datagrams = Datagrams()
+        connect(m, datagrams.received, bridge.received)
+        connect(m, bridge.sent, datagrams.sent)
+        clocks = {f"i_eth_{side}_clk": ClockSignal(DOMAIN) for side in ("rx", "tx")}
+        resets = {f"i_eth_{side}_rst": ResetSignal(DOMAIN) for side in ("rx", "tx")}
+        m.submodules.ethernet_core = Instance(
+            CORE_MODULE,
+            i_sys_clk=ClockSignal(),
+            i_sys_rst=ResetSignal(),
+            **clocks,
+            **resets,
+            **connections(PhyBytes(), self.ethernet, "phy_"),
+            **connections(UdpPort(), datagrams.udp, ""),
+        )

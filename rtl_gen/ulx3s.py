@@ -14,6 +14,7 @@ from amaranth_boards.ulx3s import ULX3S_85F_Platform
 from boards import Board
 from moe_hw.arch import Arch
 from moe_hw.bridge import BAUD
+from moe_hw.errors import UsageError
 from moe_hw.generated import VERILOG, Generated
 from rtl_gen.board_design import BoardDesign, for_platform
 from rtl_gen.ecp5_pll import ECP5PLL, Clock
@@ -87,7 +88,15 @@ class Ulx3s(Elaboratable):
 
 
 def ulx3s(generated: Generated) -> BoardDesign:
-    """The board with a generated accelerator, whose Verilog is taken as it was written."""
+    """The board with a generated accelerator, whose Verilog is taken as it was written.
+
+    Raises:
+        UsageError: it is to have a place in the network.
+    """
+    if generated.board.ethernet is not None:
+        raise UsageError(
+            f"{generated.board.name}: ethernet: expected no such key, as the board has no Ethernet; remove it"
+        )
     clocks = {"sync": generated.board.clock_mhz, DOMAIN: SDRAM_MHZ}
     design = for_platform(Ulx3s(generated.board, generated.arch), ULX3S_85F_Platform(), clocks)
     sources = {**design.sources, VERILOG: generated.verilog}

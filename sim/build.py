@@ -33,9 +33,9 @@ _DRAM = ("dram.cpp", "dram.h")
 _LINE = ("line.h", "api.h", "uart.h")
 _BRIDGE = ("bridge.cpp", *_LINE, "axi_memory.h", *_DRAM)
 _SDRAM_CHIP = ("sdram_chip.cpp", "sdram_chip.h")
-_SERIAL_BOARD = ("serial_board.cpp", "two_clocks.h", *_LINE, *_SDRAM_CHIP)
+_SERIAL_BOARD = ("serial_board.cpp", "clocked_board.h", *_LINE, *_SDRAM_CHIP)
 _DDR3_CHIP = ("ddr3_chip.cpp", "ddr3_chip.h")
-_DDR3_BOARD = ("ddr3_board.cpp", "ddr3_phy.h", "two_clocks.h", *_LINE, *_DDR3_CHIP)
+_DDR3_BOARD = ("ddr3_board.cpp", "ddr3_phy.h", "clocked_board.h", "network_part.h", *_LINE, *_DDR3_CHIP)
 _JOBS = 2
 _LEAST_ROOM = 16 << 20
 """Bytes. A step that fails on a disk with less free has failed for that reason."""

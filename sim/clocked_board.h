@@ -1,85 +1,115 @@
-// A board with a serial line and a memory: its fabric and the memory's controller, each with its own clock.
+// A board with a serial line: its fabric, and other parts of it that have clocks of their own.
 
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <tuple>
 #include <utility>
 
 #include "line.h"
 #include "verilated.h"
 
-// `Side` is what the controller of `Top` has at its pins:
-//     void clock(Top&, bool), void reset(Top&, bool)  the controller's inputs
+// When a part of the board has its edges. Periods are in femtoseconds.
+class Edges {
+public:
+    explicit Edges(int64_t period) : period_(period), next_(period) {}
+
+    int64_t next() const { return next_; }
+    void pass() { next_ += period_; }
+
+private:
+    int64_t period_, next_;
+};
+
+// Each of `Parts` is what one clock's logic has at its pins:
+//     Edges edges
+//     void clock(Top&, bool), void reset(Top&, bool)  the inputs of its domain
 //     void edge(Top&)                                 at a rising edge: what was sent in the clock before
 //     void show(Top&)                                 behind it: what is taken at the next one
+// The first one also has
 //     const std::string& violation() const
-template <class Top, class Side>
-class TwoClocks : public LineDevice {
+template <class Top, class... Parts>
+class ClockedBoard : public LineDevice {
 public:
-    // Periods in femtoseconds.
-    TwoClocks(Side side, int64_t fabric, int64_t controller, double bit_cycles)
+    ClockedBoard(int64_t fabric_period, double bit_cycles, Parts... parts)
         : LineDevice(bit_cycles),
           top_(std::make_unique<Top>(&context_)),
-          side_(std::move(side)),
-          fabric_(fabric),
-          controller_(controller),
-          next_controller_(controller) {
+          fabric_(fabric_period),
+          parts_(std::move(parts)...) {
         top_->rx = 1;
         reset(true);
         run(RESET_CYCLES);
         reset(false);
     }
 
-    ~TwoClocks() override { top_->final(); }
+    ~ClockedBoard() override { top_->final(); }
 
-    const Side& side() const { return side_; }
+    template <class Part>
+    Part& part() {
+        return std::get<Part>(parts_);
+    }
     const char* violation() const override {
-        return side_.violation().empty() ? nullptr : side_.violation().c_str();
+        const auto& text = std::get<0>(parts_).violation();
+        return text.empty() ? nullptr : text.c_str();
     }
 
 protected:
     void run(uint64_t cycles) override {
         for (const uint64_t end = cycles_ + cycles; cycles_ < end;) {
-            const int64_t now = std::min(next_fabric_, next_controller_);
-            clock(now == next_fabric_, now == next_controller_);
+            int64_t now = fabric_.next();
+            each([&](auto& part) { now = std::min(now, part.edges.next()); });
+            edge(now);
         }
     }
 
 private:
-    static constexpr int RESET_CYCLES = 8;  // of the fabric: more than four of the slower clock
+    static constexpr int RESET_CYCLES = 8;  // of the fabric: more than four of the slowest clock
+
+    template <class Action>
+    void each(Action action) {
+        std::apply([&](auto&... part) { (action(part), ...); }, parts_);
+    }
 
     void reset(bool on) {
         top_->rst = on;
-        side_.reset(*top_, on);
+        each([&](auto& part) { part.reset(*top_, on); });
     }
 
-    void clock(bool fabric, bool controller) {
+    // All edges that are at `now`.
+    void edge(int64_t now) {
+        const bool fabric = fabric_.next() == now;
+        const auto due = [now](auto& part) { return part.edges.next() == now; };
         if (fabric) {
             top_->rx = uart_.drive(cycles_);
             top_->clk = 0;
         }
-        if (controller) side_.clock(*top_, false);
+        each([&](auto& part) {
+            if (due(part)) part.clock(*top_, false);
+        });
         top_->eval();
         if (fabric) {
             uart_.clock(cycles_, top_->tx);
             top_->clk = 1;
             ++cycles_;
-            next_fabric_ += fabric_;
+            fabric_.pass();
         }
-        if (controller) {
-            side_.edge(*top_);
-            side_.clock(*top_, true);
-            next_controller_ += controller_;
-        }
+        each([&](auto& part) {
+            if (!due(part)) return;
+            part.edge(*top_);
+            part.clock(*top_, true);
+        });
         top_->eval();
-        if (controller) side_.show(*top_);
+        each([&](auto& part) {
+            if (!due(part)) return;
+            part.show(*top_);
+            part.edges.pass();
+        });
     }
 
     VerilatedContext context_;
     std::unique_ptr<Top> top_;
-    Side side_;
-    int64_t fabric_, controller_;
-    int64_t next_fabric_ = 0, next_controller_;
+    Edges fabric_;
+    std::tuple<Parts...> parts_;
 };

@@ -1,21 +1,25 @@
-// A board with DDR3 and a serial port: the fabric up to DFI, the PHY and its chip as a model, and the far end of the
-// line. For ctypes: sim/ddr3_board.py.
+// A board with DDR3, a serial port and Ethernet: the fabric up to DFI, the memory's PHY and its chip as a model, and the
+// far ends of both lines. For ctypes: sim/ddr3_board.py.
 
 #include <cstdint>
 #include <string>
 
 #include "Vddr3_board.h"
+#include "clocked_board.h"
 #include "ddr3_phy.h"
-#include "two_clocks.h"
+#include "network_part.h"
 
 namespace {
 
 constexpr unsigned PHY_REGISTERS = 64;  // index of the first one
 
-class DfiSide {
+class DfiPart {
 public:
-    DfiSide(const Ddr3Parameters& chip, const DfiLatency& latency, const Ddr3Lane* lanes, uint16_t* memory)
-        : phy_(chip, latency, lanes, memory) {}
+    DfiPart(int64_t period, const Ddr3Parameters& chip, const DfiLatency& latency, const Ddr3Lane* lanes,
+            uint16_t* memory)
+        : edges(period), phy_(chip, latency, lanes, memory) {}
+
+    Edges edges;
 
     void clock(Vddr3_board& top, bool level) { top.dram_clk = level; }
     void reset(Vddr3_board& top, bool on) { top.dram_rst = on; }
@@ -60,14 +64,34 @@ private:
     uint32_t found_ = 0;
 };
 
-using Ddr3Board = TwoClocks<Vddr3_board, DfiSide>;
+using Network = NetworkPart<Vddr3_board>;
+
+class Ddr3Board : public ClockedBoard<Vddr3_board, DfiPart, Network> {
+public:
+    using ClockedBoard::ClockedBoard;
+
+    // As LineDevice::run_line, with the frames of NetworkPart.
+    uint64_t run_network(uint64_t cycles, const uint8_t* sent, uint64_t count, uint8_t* received, uint64_t room) {
+        part<Network>().send(sent, count);
+        run(cycles);
+        return part<Network>().take(received, room);
+    }
+};
+
+Ddr3Board& board(LineDevice* device) { return *static_cast<Ddr3Board*>(device); }
 
 }  // namespace
 
 // `memory` belongs to the caller and outlives the board.
 API LineDevice* ddr3_board_create(uint16_t* memory, const Ddr3Parameters* chip, const DfiLatency* latency,
-                                  const Ddr3Lane* lanes, int64_t fabric, int64_t controller, double bit_cycles) {
-    return new Ddr3Board(DfiSide(*chip, *latency, lanes, memory), fabric, controller, bit_cycles);
+                                  const Ddr3Lane* lanes, int64_t fabric, int64_t controller, int64_t ethernet,
+                                  double bit_cycles) {
+    return new Ddr3Board(fabric, bit_cycles, DfiPart(controller, *chip, *latency, lanes, memory), Network(ethernet));
 }
-API uint64_t ddr3_board_busy_bursts(LineDevice* board) { return static_cast<Ddr3Board*>(board)->side().busy_bursts(); }
-API uint64_t ddr3_board_busy_clocks(LineDevice* board) { return static_cast<Ddr3Board*>(board)->side().busy_clocks(); }
+API uint64_t ddr3_board_busy_bursts(LineDevice* device) { return board(device).part<DfiPart>().busy_bursts(); }
+API uint64_t ddr3_board_busy_clocks(LineDevice* device) { return board(device).part<DfiPart>().busy_clocks(); }
+API uint64_t ddr3_board_network_quiet(LineDevice* device) { return board(device).part<Network>().quiet(); }
+API uint64_t ddr3_board_network_run(LineDevice* device, uint64_t cycles, const uint8_t* sent, uint64_t count,
+                                    uint8_t* received, uint64_t room) {
+    return board(device).run_network(cycles, sent, count, received, room);
+}

@@ -1,8 +1,9 @@
-"""A whole board with DDR3 and a serial port, simulated up to DFI: fabric, a model of PHY and chip, and the line."""
+"""A whole board with DDR3, a serial port and Ethernet, simulated up to DFI and to the bytes of the Ethernet PHY."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,14 @@ from amaranth.lib.wiring import In, Out
 
 from boards import Board
 from moe_hw.arch import Arch
+from rtl_gen.datagrams import DOMAIN as ETHERNET
+from rtl_gen.datagrams import MHZ as ETHERNET_MHZ
+from rtl_gen.datagrams import PhyBytes
 from rtl_gen.ddr3 import DOMAIN
 from rtl_gen.dfi import Dfi, RegisterBus
 from rtl_gen.emit import to_verilog
 from rtl_gen.litedram_core import clock_mhz, controller_verilog, latencies
+from rtl_gen.liteeth_core import core_verilog
 from rtl_gen.serial_board import SerialBoard
 from sim import ddr3_chip, native
 from sim.build import DDR3_BOARD_TOP, Progress, build_ddr3_board
@@ -39,6 +44,10 @@ LANES = (Lane(2, 1, 4), Lane(1, 3, 6))
 """Of the simulated board, one different from the other and from what a reset leaves."""
 
 
+_NETWORK_ROOM = 1 << 16
+"""Bytes of frames that are taken at a time."""
+
+
 class DfiBoard(wiring.Component):
     """The contents of the FPGA up to DFI: all but the PLL and the PHY.
 
@@ -51,6 +60,8 @@ class DfiBoard(wiring.Component):
     -------
     clk, rst, dram_clk, dram_rst : In(1)
         Both clocks, and the resets of their domains.
+    ethernet_clk, ethernet_rst : In(1), rx_valid, rx_data, … : as of ``PhyBytes``
+        The network.
     rx : In(1), tx : Out(1), busy : Out(1)
         As of ``SerialBoard``.
     p0_address, p0_bank, … : as of ``Dfi``
@@ -61,16 +72,21 @@ class DfiBoard(wiring.Component):
         self._fpga = SerialBoard(board, arch, baud)
         self._csr = RegisterBus().members
         self._dfi = Dfi(board.memory).members
-        clocks = {name: In(1) for name in ("clk", "rst", "dram_clk", "dram_rst")}
+        self._ethernet = PhyBytes().members
+        clocks = {f"{domain}{name}": In(1) for domain in ("", "dram_", "ethernet_") for name in ("clk", "rst")}
         line = {"rx": In(1, init=1), "tx": Out(1, init=1), "busy": Out(1)}
-        super().__init__({**clocks, **line, **self._dfi, **{f"csr_{name}": self._csr[name] for name in self._csr}})
+        csr = {f"csr_{name}": self._csr[name] for name in self._csr}
+        super().__init__({**clocks, **line, **self._dfi, **self._ethernet, **csr})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        clock_domains(m, {"sync": (self.clk, self.rst), DOMAIN: (self.dram_clk, self.dram_rst)})
+        domains = {"sync": (self.clk, self.rst), DOMAIN: (self.dram_clk, self.dram_rst)}
+        clock_domains(m, {**domains, ETHERNET: (self.ethernet_clk, self.ethernet_rst)})
         m.submodules.fpga = fpga = self._fpga
         m.d.comb += [fpga.rx.eq(self.rx), self.tx.eq(fpga.tx), self.busy.eq(fpga.busy)]
-        for prefix, members, pins in (("", self._dfi, fpga.pins.dfi), ("csr_", self._csr, fpga.pins.csr)):
+        for prefix, members, pins in (
+            ("", self._dfi, fpga.pins.dfi), ("csr_", self._csr, fpga.pins.csr), ("", self._ethernet, fpga.ethernet)
+        ):  # fmt: skip
             for name, member in members.items():
                 outer, inner = getattr(self, f"{prefix}{name}"), getattr(pins, name)
                 m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)
@@ -96,7 +112,8 @@ class SimulatedDdr3Board(CompiledLine):
 
     def __init__(self, board: Board, arch: Arch, accelerator: str, baud: int, progress: Progress | None = None):
         fpga = to_verilog(DfiBoard(board, arch, baud), DDR3_BOARD_TOP)
-        library = _load(build_ddr3_board("\n".join((fpga, accelerator, controller_verilog(board.memory))), progress))
+        cores = controller_verilog(board.memory), core_verilog(board.ethernet, round(board.clock_mhz * 1e6))
+        library = _load(build_ddr3_board("\n".join((fpga, accelerator, *cores)), progress))
         chip = np.zeros(board.memory.size_bytes // 2, np.uint16)
         self.memory = chip.view(np.uint8)
         handle = library.ddr3_board_create(
@@ -106,9 +123,27 @@ class SimulatedDdr3Board(CompiledLine):
             (Lane * len(LANES))(*LANES),
             period_fs(board.clock_mhz),
             period_fs(clock_mhz(board.memory)),
+            period_fs(ETHERNET_MHZ),
             board.clock_mhz * 1e6 / baud,
         )
         super().__init__(library, handle)
+
+    def run_network(self, cycles: int, sent: Sequence[bytes]) -> list[bytes]:
+        """As of :class:`sim.network.NetworkDevice`."""
+        data = b"".join(len(frame).to_bytes(2, "little") + frame for frame in sent)
+        room = ctypes.create_string_buffer(_NETWORK_ROOM)
+        count = self._library.ddr3_board_network_run(self._handle, cycles, data, len(data), room, _NETWORK_ROOM)
+        frames, at = [], 0
+        while at < count:
+            end = at + 2 + int.from_bytes(room.raw[at : at + 2], "little")
+            frames.append(room.raw[at + 2 : end])
+            at = end
+        return frames
+
+    @property
+    def network_quiet(self) -> int:
+        """As of :class:`sim.network.NetworkDevice`."""
+        return self._library.ddr3_board_network_quiet(self._handle)
 
     @property
     def busy_reads(self) -> tuple[int, int]:
@@ -118,15 +153,17 @@ class SimulatedDdr3Board(CompiledLine):
 
 
 def _load(path: Path) -> ctypes.CDLL:
-    pointer, i64 = ctypes.c_void_p, ctypes.c_int64
+    pointer, i64, u64 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64
     signatures = {
         **LINE_FUNCTIONS,
         "ddr3_board_create": (
             pointer,
-            [pointer, ctypes.POINTER(ddr3_chip.Parameters), ctypes.POINTER(Latency), ctypes.POINTER(Lane), i64, i64,
-             ctypes.c_double],
+            [pointer, ctypes.POINTER(ddr3_chip.Parameters), ctypes.POINTER(Latency), ctypes.POINTER(Lane),
+             i64, i64, i64, ctypes.c_double],
         ),
-        "ddr3_board_busy_bursts": (ctypes.c_uint64, [pointer]),
-        "ddr3_board_busy_clocks": (ctypes.c_uint64, [pointer]),
+        "ddr3_board_busy_bursts": (u64, [pointer]),
+        "ddr3_board_busy_clocks": (u64, [pointer]),
+        "ddr3_board_network_quiet": (u64, [pointer]),
+        "ddr3_board_network_run": (u64, [pointer, u64, ctypes.c_char_p, u64, ctypes.c_char_p, u64]),
     }  # fmt: skip
     return native.load(path, signatures)

@@ -5,6 +5,7 @@ The device is anything compiled with a ``Uart`` of ``sim/uart.h``; :class:`LineF
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import ctypes
 import os
@@ -13,17 +14,20 @@ import select
 import threading
 import tty
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-SLICE = 20_000
-"""Cycles between two looks at the pseudo-terminal."""
+SLICE = 2_000
+"""Cycles between two looks at the pseudo-terminal: a few bytes, as an exchange waits for two of them."""
 
 QUIET_CYCLES = 200_000
 """Cycles without a bit on the line after which the device is thought to have nothing to say: longer than any of the
 bridge's waits. Time stands still until the next byte."""
 
-_IDLE_SECONDS = 0.05
+IDLE_SECONDS = 0.05
+"""Between two looks for work while time stands still."""
+
 _CHUNK = 4096
+_Self = TypeVar("_Self", bound="FarEnd")
 
 
 class LineDevice(Protocol):
@@ -65,41 +69,29 @@ class LineFaults:
         return bytes(out)
 
 
-class PseudoTerminal:
-    """A pseudo-terminal whose other side is a simulated device, which a thread of its own runs.
+class FarEnd(abc.ABC):
+    """The outside of a simulated device, which a thread of its own runs.
 
     Parameters:
-        device: what is at the other side; used by no one else while this is open.
-        faults: what happens to bytes, in both directions.
+        name: of the thread.
 
     Attributes:
-        path: the name to open as a serial port.
         error: what ended the simulation before :meth:`close`, if anything did.
     """
 
-    def __init__(self, device: LineDevice, faults: LineFaults | None = None):
-        self._device = device
-        self._faults = faults or LineFaults(0, 0)
-        # This side of the terminal stays open, so that one program may follow another at the port.
-        self._line, self._port = os.openpty()
-        tty.setraw(self._port)
-        os.set_blocking(self._line, False)
-        self.path = os.ttyname(self._port)
+    def __init__(self, name: str):
         self.error: BaseException | None = None
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"simulation at {self.path}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Unplug the device: whoever has the port open finds it gone. Closing twice is fine."""
+        """Unplug the device: whoever has it open finds it gone. Closing twice is fine."""
         self._stop.set()
         self._thread.join()
-        for descriptor in (self._line, self._port):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-        self._line = self._port = -1
+        self._release()
 
-    def __enter__(self) -> PseudoTerminal:
+    def __enter__(self: _Self) -> _Self:
         return self
 
     def __exit__(
@@ -109,17 +101,56 @@ class PseudoTerminal:
 
     def _run(self) -> None:
         try:
-            answers = b""
             while not self._stop.is_set():
-                active = answers or self._device.quiet < QUIET_CYCLES
-                readable, _, _ = select.select([self._line], [], [], 0 if active else _IDLE_SECONDS)
-                sent = self._faults(os.read(self._line, _CHUNK)) if readable else b""
-                if sent or active:
-                    answers += self._faults(self._device.run_line(SLICE, sent))
-                    with contextlib.suppress(BlockingIOError):
-                        answers = answers[os.write(self._line, answers) :]
+                self._step()
         except BaseException as error:
             self.error = error
+
+    @abc.abstractmethod
+    def _step(self) -> None:
+        """Run the device for a short time; wait for a moment if it has nothing to do."""
+
+    @abc.abstractmethod
+    def _release(self) -> None:
+        """Give back what the device was reached by."""
+
+
+class PseudoTerminal(FarEnd):
+    """A pseudo-terminal whose other side is a simulated device.
+
+    Parameters:
+        device: what is at the other side; used by no one else while this is open.
+        faults: what happens to bytes, in both directions.
+
+    Attributes:
+        path: the name to open as a serial port.
+    """
+
+    def __init__(self, device: LineDevice, faults: LineFaults | None = None):
+        self._device = device
+        self._faults = faults or LineFaults(0, 0)
+        self._answers = b""
+        # This side of the terminal stays open, so that one program may follow another at the port.
+        self._line, self._port = os.openpty()
+        tty.setraw(self._port)
+        os.set_blocking(self._line, False)
+        self.path = os.ttyname(self._port)
+        super().__init__(f"simulation at {self.path}")
+
+    def _step(self) -> None:
+        active = self._answers or self._device.quiet < QUIET_CYCLES
+        readable, _, _ = select.select([self._line], [], [], 0 if active else IDLE_SECONDS)
+        sent = self._faults(os.read(self._line, _CHUNK)) if readable else b""
+        if sent or active:
+            self._answers += self._faults(self._device.run_line(SLICE, sent))
+            with contextlib.suppress(BlockingIOError):
+                self._answers = self._answers[os.write(self._line, self._answers) :]
+
+    def _release(self) -> None:
+        for descriptor in (self._line, self._port):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self._line = self._port = -1
 
 
 LINE_FUNCTIONS = {

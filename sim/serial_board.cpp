@@ -6,14 +6,17 @@
 #include <string>
 
 #include "Vserial_board.h"
+#include "clocked_board.h"
 #include "sdram_chip.h"
-#include "two_clocks.h"
 
 namespace {
 
-class SdramSide {
+class SdramPart {
 public:
-    SdramSide(const SdramParameters& parameters, uint16_t* memory) : chip_(parameters, memory) {}
+    SdramPart(int64_t period, const SdramParameters& parameters, uint16_t* memory)
+        : edges(period), chip_(parameters, memory) {}
+
+    Edges edges;
 
     void clock(Vserial_board& top, bool level) { top.sdram_clk = level; }
     void reset(Vserial_board& top, bool on) { top.sdram_rst = on; }
@@ -40,5 +43,5 @@ private:
 // `memory` belongs to the caller and outlives the board.
 API LineDevice* serial_board_create(uint16_t* memory, const SdramParameters* parameters, int64_t fabric, int64_t sdram,
                                     double bit_cycles) {
-    return new TwoClocks<Vserial_board, SdramSide>(SdramSide(*parameters, memory), fabric, sdram, bit_cycles);
+    return new ClockedBoard<Vserial_board, SdramPart>(fabric, bit_cycles, SdramPart(sdram, *parameters, memory));
 }

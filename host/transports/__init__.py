@@ -10,6 +10,7 @@ from moe_hw.errors import UsageError
 SCHEMES = {
     "sim": "sim:BOARD, sim:BOARD.yaml or sim:DIRECTORY made by `moe-hw generate`",
     "serial": "serial:PORT or serial:PORT?board=BOARD",
+    "udp": "udp:HOST or udp:HOST?board=BOARD",
 }
 
 
@@ -30,4 +31,8 @@ def open_transport(url: str, progress: Callable[[str], None] | None = None) -> T
         from host.transports.serial import open_serial
 
         return open_serial(target, progress)
+    if scheme == "udp" and target:
+        from host.transports.udp import open_udp
+
+        return open_udp(target, progress)
     raise UsageError(f"expected a device URL ({'; '.join(SCHEMES.values())}), got {url!r}")

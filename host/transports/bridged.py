@@ -1,97 +1,36 @@
-"""A board at a serial port, behind its host bridge (``docs/bridge.md``)."""
+"""A board behind its host bridge (``docs/bridge.md``), whatever line leads there."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl
 
 import numpy as np
 
-from boards import DEFAULT_BOARD, Board, load_board
+from boards import Board, load_board
 from host import ddr3
-from host.link import Link, Request
+from host.link import Link, Port, Request
 from host.transport import Transport
 from moe_hw.arch import Arch
-from moe_hw.bridge import BAUD, Opcode
+from moe_hw.bridge import Opcode
 from moe_hw.ddr3 import REGISTERS
-from moe_hw.errors import DeviceError, UsageError
+from moe_hw.errors import UsageError
 from moe_hw.fit import arch_of
 from moe_hw.generated import names_generated, read_generated
 from moe_hw.registers import csr_address
 
-_POLL_SECONDS = 0.02
-_WRITE_SECONDS = 5.0
 _PROGRESS_SECONDS = 1.0
 _CLOCKS = 1 << 32
 _CLOCK = Request(Opcode.CLOCK, "reading the clock", answer_bytes=4)
 
 
-class SerialPort:
-    """A serial port, as a :class:`host.link.Port`.
+class BridgedTransport(Transport):
+    """A device behind a line.
 
     Parameters:
-        path: the system's name of it.
-        baud: bits per second.
-
-    Raises:
-        DeviceError: it is not there, is no serial port, another program has it, or it may not be opened.
-    """
-
-    def __init__(self, path: str, baud: int):
-        import serial
-
-        self.name = path
-        self.bytes_per_second = baud / 10
-        try:
-            self._serial = serial.Serial(
-                path, baud, timeout=_POLL_SECONDS, write_timeout=_WRITE_SECONDS, exclusive=True
-            )
-        except (OSError, ValueError) as error:
-            raise DeviceError(_reason(path, baud, error)) from None
-        # Not every system or driver has it; without it an FTDI chip keeps answers for up to 16 ms.
-        with contextlib.suppress(OSError, ValueError, AttributeError, NotImplementedError):
-            self._serial.set_low_latency_mode(True)
-
-    def read(self, wait: bool) -> bytes:
-        def arrived() -> bytes:
-            first = self._serial.read(1) if wait else b""
-            return first + self._serial.read(self._serial.in_waiting)
-
-        return self._guarded(arrived)
-
-    def write(self, data: bytes) -> None:
-        self._guarded(lambda: self._serial.write(data))
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):  # if it has gone away it is closed all the same
-            self._serial.close()
-
-    def _guarded(self, action: Callable[[], Any]) -> Any:
-        import serial
-
-        try:
-            return action()
-        except serial.SerialTimeoutException:
-            raise DeviceError(
-                f"{self.name}: expected the port to take bytes within {_WRITE_SECONDS:g} s, it did not; "
-                "check cable and power of the board, and open it again"
-            ) from None
-        except (OSError, TypeError) as error:  # TypeError: pyserial, of a port that was closed
-            raise DeviceError(
-                f"{self.name}: expected an open port, it has gone away ({error}); plug the board in and open it again"
-            ) from None
-
-
-class SerialTransport(Transport):
-    """A device behind a serial port.
-
-    Parameters:
-        port: closed with the transport.
+        port: the line; closed with the transport.
         board: what is at its other end.
         arch: sizes of the accelerator.
         progress: told how far long transfers are.
@@ -100,7 +39,7 @@ class SerialTransport(Transport):
         DeviceError: nobody answers, or not a bridge of this version.
     """
 
-    def __init__(self, port: SerialPort, board: Board, arch: Arch, progress: Callable[[str], None] | None = None):
+    def __init__(self, port: Port, board: Board, arch: Arch, progress: Callable[[str], None] | None = None):
         self._port = port
         self._link = Link(port)
         self._progress = progress
@@ -206,7 +145,7 @@ class SerialTransport(Transport):
 class _MemoryRegisters:
     """The registers of a board's DDR3, as :class:`host.ddr3.Registers`."""
 
-    def __init__(self, transport: SerialTransport):
+    def __init__(self, transport: BridgedTransport):
         self._transport = transport
 
     def write(self, values: Iterable[tuple[str, int]]) -> None:
@@ -231,54 +170,61 @@ def _csr_write(name: str, address: int, value: int) -> Request:
     return Request(Opcode.CSR_WRITE, f"writing the CSR {name}", address, 4, data)
 
 
-def open_serial(target: str, progress: Callable[[str], None] | None = None) -> SerialTransport:
-    """Connect to a board.
+def parse_target(scheme: str, target: str, what: str, defaults: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """The place and the options of ``PLACE?NAME=VALUE&NAME=VALUE``.
 
     Parameters:
-        target: the port, and behind a ``?`` options joined by ``&``: ``board``, a board's name or YAML file or a
-            directory made by ``moe-hw generate``, and ``baud``.
+        scheme: of the URL, for errors.
+        what: a place is, for errors.
+        defaults: of the options that there are; all others are refused.
+
+    Raises:
+        UsageError: there is no place, or an unknown option.
+    """
+    place, _, query = target.partition("?")
+    if not place:
+        raise UsageError(f"{scheme}:{target}: expected {what} before the options, got none")
+    options = dict(defaults)
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in options:
+            raise UsageError(f"{scheme}:{target}: expected one of the options {', '.join(options)}, got {name!r}")
+        options[name] = value
+    return place, options
+
+
+def whole_number(url: str, name: str, text: str) -> int:
+    """The value of an option.
+
+    Raises:
+        UsageError: it is no whole number above 0.
+    """
+    if not text.isdecimal() or int(text) == 0:
+        raise UsageError(f"{url}: {name}: expected a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def connect(
+    option: str, open_port: Callable[[], Port], progress: Callable[[str], None] | None
+) -> BridgedTransport:
+    """The device behind a line, which is opened when it is known what the device has to be.
+
+    Parameters:
+        option: a board's name or YAML file, or a directory made by ``moe-hw generate``.
         progress: told how far long transfers are.
 
     Raises:
-        UsageError: an unknown option or board.
-        DeviceError: the port cannot be opened, or nobody answers there.
+        UsageError: there is no such board.
+        DeviceError: the line cannot be opened, or nobody answers there.
     """
-    path, _, query = target.partition("?")
-    if not path:
-        raise UsageError(f"serial:{target}: expected a port before the options, such as /dev/ttyUSB0, got none")
-    options = {"board": DEFAULT_BOARD, "baud": str(BAUD)}
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name not in options:
-            raise UsageError(f"serial:{target}: expected one of the options {', '.join(options)}, got {name!r}")
-        options[name] = value
-    if not options["baud"].isdecimal() or int(options["baud"]) == 0:
-        raise UsageError(f"serial:{target}: baud: expected a whole number above 0, got {options['baud']!r}")
-    if names_generated(options["board"]):
-        generated = read_generated(Path(options["board"]))
+    if names_generated(option):
+        generated = read_generated(Path(option))
         board, arch = generated.board, generated.arch
     else:
-        board = load_board(options["board"])
+        board = load_board(option)
         arch = arch_of(board)
-    port = SerialPort(path, int(options["baud"]))
+    port = open_port()
     try:
-        return SerialTransport(port, board, arch, progress)
+        return BridgedTransport(port, board, arch, progress)
     except BaseException:
         port.close()
         raise
-
-
-def _reason(path: str, baud: int, error: Exception) -> str:
-    """Why a port could not be opened, and what to do."""
-    from serial.tools.list_ports import comports
-
-    number = getattr(error, "errno", None)
-    if number == errno.ENOENT:
-        others = ", ".join(sorted(port.device for port in comports())) or "none"
-        return f"expected a serial port at {path}, there is none; plug the board in (ports of this machine: {others})"
-    if number in (errno.EACCES, errno.EPERM):
-        return f"{path}: expected permission to open it, got none; on Linux join the group of the port: dialout or uucp"
-    if number in (errno.EAGAIN, errno.EBUSY):
-        return f"{path}: expected to be its only user, another program has it open; end that one"
-    if isinstance(error, ValueError):
-        return f"{path}: expected a port that can do {baud} baud, got: {error}"
-    return f"{path}: expected a serial port, got: {error}"

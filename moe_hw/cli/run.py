@@ -22,8 +22,8 @@ def add_parser(commands: Any) -> None:
         "--device",
         default="sim:ulx3s-85f",
         metavar="URL",
-        help="sim:BOARD, sim:BOARD.yaml or sim:DIRECTORY made by `moe-hw generate`, or a board at a serial port, "
-        "serial:PORT?board=BOARD (default: %(default)s)",
+        help="sim:BOARD, sim:BOARD.yaml or sim:DIRECTORY made by `moe-hw generate`, a board at a serial port, "
+        "serial:PORT?board=BOARD, or one in the network, udp:HOST (default: %(default)s)",
     )
     command.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue")
     command.add_argument(

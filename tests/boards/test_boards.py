@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import boards
-from boards import DEFAULT_BOARD, as_yaml, list_boards, load_board
+from boards import DEFAULT_BOARD, Ethernet, as_yaml, list_boards, load_board
 from moe_hw.errors import UsageError
 
 GOOD: dict[str, Any] = yaml.safe_load((Path(boards.__file__).parent / "ulx3s-85f.yaml").read_text())
@@ -94,6 +94,11 @@ def test_timing_has_the_names_of_its_standard(tmp_path: Path) -> None:
     assert message.startswith("memory.timing.CL: expected one of RL, WL, tRCDRD, ")
 
 
+def test_a_place_in_the_network_may_be_left_out() -> None:
+    assert load_board("ulx3s-85f").ethernet is None
+    assert load_board("ecpix5-85f").ethernet == Ethernet("02:6d:6f:65:00:01", "192.168.1.50")
+
+
 def test_figures_of_the_default_board() -> None:
     board = load_board("ulx3s-85f")
     assert (board.fpga.luts, board.fpga.dsps, board.fpga.bram_kbits) == (83640, 156, 208 * 18)
@@ -147,6 +152,14 @@ def test_unknown_names() -> None:
         ("accelerator", [], "accelerator: expected a mapping of sizes, got []"),
         ("accelerator.columns", "8", "accelerator.columns: expected a whole number above 0, got '8'"),
         ("accelerator", {1: 2}, "accelerator: expected names as keys, got 1"),
+        ("ethernet", None, "ethernet: expected a mapping of keys, got None"),
+        ("ethernet", {"mac": "02:00:00:00:00:01"}, "ethernet.address: expected this key, got none; add it"),
+        ("ethernet", {"mac": "03:00:00:00:00:01", "address": "10.0.0.1"},
+            "ethernet.mac: expected the address of a station, such as 02:00:00:00:00:01, got '03:00:00:00:00:01'"),
+        ("ethernet", {"mac": "02:00:00:00:00:01", "address": "10.0.1"},
+            "ethernet.address: expected the IPv4 address of a host, such as 192.168.1.50, got '10.0.1'"),
+        ("ethernet", {"mac": "02:00:00:00:00:01", "address": "224.0.0.1"},
+            "ethernet.address: expected the IPv4 address of a host, such as 192.168.1.50, got '224.0.0.1'"),
     ],
 )  # fmt: skip
 def test_wrong_keys_and_values(tmp_path: Path, key: str, value: Any, message: str) -> None:
@@ -178,7 +191,7 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(scalars, inner), max_leaves=5)
 keys = [key for key in GOOD] + [f"memory.{key}" for key in GOOD["memory"]]
-keys += [f"memory.timing.{key}" for key in GOOD["memory"]["timing"]]
+keys += [f"memory.timing.{key}" for key in GOOD["memory"]["timing"]] + ["ethernet"]
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,4 +1,4 @@
-"""The bridge at its pins: whole exchanges on a line that loses, repeats, changes and adds bytes."""
+"""The bridge at its pins: whole exchanges on a line that loses, repeats, changes and adds bytes, and on another one."""
 
 import random
 from typing import Any
@@ -66,6 +66,7 @@ class Line:
 
 async def begin(dut, pattern: streams.Pattern = streams.always) -> tuple[Line, Any, Any, Peer]:
     dut.rx.value = 1
+    dut.received__valid.value = dut.sent__ready.value = 0
     ram = axi.memory(dut, MEMORY_BYTES, pattern)
     csrs = AxiLiteRam(AxiLiteBus.from_prefix(dut, "m_axil_"), dut.clk, dut.rst, size=4 * CSR_WORDS)
     await streams.start(dut)
@@ -120,6 +121,32 @@ async def a_disturbed_line(dut):
 
 
 @cocotb.test(timeout_time=50, timeout_unit="ms")
+@cocotb.parametrize(stall=list(streams.PATTERNS))
+async def the_other_line(dut, stall):
+    """More requests than the queue holds wait for room; each is answered on the line that it came from."""
+    line, ram, _, peer = await begin(dut, streams.PATTERNS[stall])
+    for round_ in range(3):
+        first = peer.expected
+        count = ARCH.burst_bytes
+        contents = [request(first, Opcode.HELLO, 0, round_)] + [
+            request(first + 1 + at & 255, Opcode.MEMORY_WRITE, count, count * at, random.randbytes(count))
+            for at in range(MEMORY_BYTES // count)
+        ]
+        expected = [peer.answer(content) for content in contents]
+        sent = b"".join(map(encode, contents))
+        offering = cocotb.start_soon(streams.send(dut, "received", 8, sent))
+        size = sum(len(encode(answer)) for answer in expected)
+        found = await streams.receive(dut, "sent", 8, size, streams.PATTERNS[stall])
+        await offering
+        assert list(Decoder().feed(bytes(found))) == expected
+        assert ram.read(0, MEMORY_BYTES) == peer.memory and not line.received
+        content = random_content(peer.expected)
+        await line.send(encode(content))
+        assert await line.settle() == [peer.answer(content)]
+        assert not int(dut.sent__valid.value)
+
+
+@cocotb.test(timeout_time=50, timeout_unit="ms")
 async def latency(dut):
     """23 cycles from the middle of the request's last bit."""
     line, _, _, _ = await begin(dut)
@@ -150,4 +177,4 @@ async def reset_in_flight(dut):
 
 
 def test_bridge() -> None:
-    run_bench(Bridge(ARCH, CLOCKS * 1000, 1000), __name__)
+    run_bench(Bridge(ARCH, CLOCKS * 1000, 1000, network=True), __name__)

@@ -4,10 +4,10 @@ import random
 from collections import deque
 
 import cocotb
-from cocotb.triggers import ClockCycles, RisingEdge
+from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
 
 from moe_hw.bridge import CRC_BYTES, LARGEST_COUNT, QUEUE_BYTES, WINDOW
-from rtl_gen.frame_queue import LONGEST, SHORTEST, FrameQueue
+from rtl_gen.frame_queue import LATE, LONGEST, SHORTEST, FrameQueue
 from sim.bench import streams
 from sim.bench.runner import run_bench
 
@@ -100,6 +100,43 @@ async def full_of_bytes_or_of_frames(dut):
             assert found[:fitting] == [expected(frame) for frame in frames[:fitting]]
             assert all(frame is None for frame in found[fitting + 1 :]) or size <= 100
     assert LARGEST_COUNT * 3 < QUEUE_BYTES
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+@cocotb.parametrize(stall=list(streams.PATTERNS))
+async def a_sender_that_waits_for_room_loses_nothing(dut, stall):
+    """It sees ``room`` late, and stops in the middle of a frame."""
+    await begin(dut)
+    frames = [
+        (random.randbytes(random.choice((SHORTEST, random.randint(SHORTEST, LONGEST), LONGEST))), True)
+        for _ in range(60)
+    ]
+    seen = deque([1] * (LATE - 1), LATE - 1)
+
+    async def step() -> None:
+        await ReadOnly()
+        seen.append(int(dut.room.value))
+        await RisingEdge(dut.clk)
+
+    async def source() -> None:
+        await ClockCycles(dut.clk, 2)
+        for body, _ in frames:
+            for byte in body:
+                while not seen[0]:
+                    await step()
+                dut.valid.value, dut.data.value = 1, byte
+                await step()
+                dut.valid.value = 0
+            while not seen[0]:
+                await step()
+            dut.end.value = dut.good.value = 1
+            await step()
+            dut.end.value = dut.good.value = 0
+
+    task = cocotb.start_soon(source())
+    for frame in frames:
+        assert await take(dut, streams.PATTERNS[stall]) == expected(frame)
+    await task
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")

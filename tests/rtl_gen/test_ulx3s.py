@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from boards import Timing, load_board
+from boards import Ethernet, Timing, load_board
+from moe_hw.errors import UsageError
 from moe_hw.fit import arch_of
 from moe_hw.generated import VERILOG, Generated
 from rtl_gen.board_design import TOP, BoardDesign
@@ -53,3 +54,9 @@ def test_times_of_the_memory_are_as_many_clocks_as_in_the_board_file() -> None:
         time = getattr(memory.timing, field.name)
         if field.name != "tREFI":
             assert memory.clocks(time) == faster.clocks(time), field.name
+
+
+def test_a_place_in_the_network_is_refused() -> None:
+    board = dataclasses.replace(BOARD, ethernet=Ethernet("02:00:00:00:00:01", "10.0.0.1"))
+    with pytest.raises(UsageError, match="ulx3s-85f: ethernet: expected no such key, .* remove it"):
+        ulx3s(Generated(arch_of(board), board, "module moe_hw; endmodule"))

@@ -1,4 +1,4 @@
-"""A whole board with DDR3, up to DFI: the driver, LiteDRAM's controller, and a chip that checks its rules."""
+"""A whole board with DDR3 and Ethernet: driver, LiteDRAM's controller, LiteEth's core, a chip that checks its rules."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import moe_hw
-from boards import load_board
-from host.driver import open_device
-from host.transports.serial import SerialTransport
+from boards import as_yaml, load_board
+from host.driver import Device, open_device
+from host.transports.bridged import BridgedTransport
 from moe_hw.arch import Arch
+from moe_hw.bridge import HEADER, LARGEST_COUNT, WINDOW, Opcode, encode, whole_words
 from moe_hw.ddr3 import PHASES
 from moe_hw.fit import arch_of
 from moe_hw.layer import random_layer
@@ -22,16 +23,19 @@ from moe_hw.spec import ExpertSpec, LayerSpec, RouterSpec
 from rtl_gen.accelerator import Accelerator
 from rtl_gen.emit import to_verilog
 from rtl_gen.serial_board import ACCELERATOR
+from sim.bench.runner import random_seed
 from sim.ddr3_board import SimulatedDdr3Board
+from sim.network import PacketFaults, SimulatedNetwork
 from sim.serial import PseudoTerminal
 from tests.moe_hw.layers import SPECS
-from tests.sim.test_serial_board import PACE, SIMULATED_BAUD, SIZES, opened
+from tests.sim.test_serial_board import PACE, SIMULATED_BAUD, SIZES, is_exact, opened
 
 BOARD = dataclasses.replace(load_board("ecpix5-85f"), accelerator={**SIZES, "data_bits": 128})
 ARCH = Arch(**BOARD.accelerator)
 
 LARGEST_LINE_BYTES = 4096
 LEAST_SHARE = 0.85
+LEAST_BYTES_A_CYCLE = 0.6
 
 PATIENT = PACE // 10
 """The pace of the preset, which is ten times as slow to simulate."""
@@ -56,6 +60,58 @@ def test_layers_are_exact(fpga: SimulatedDdr3Board, tmp_path: Path) -> None:
         assert terminal.error is None and fpga.violation is None
 
 
+def over_the_network(network: SimulatedNetwork, folder: Path) -> Device:
+    file = folder / "board.yaml"
+    file.write_text(as_yaml(BOARD))
+    return open_device(f"{network.url}?board={file}&kbit={PACE // 1000}")
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.02])
+def test_a_layer_is_exact_over_the_network(fpga: SimulatedDdr3Board, tmp_path: Path, rate: float) -> None:
+    """Also on a network that loses, repeats and damages frames, of which the board finds out the host's station."""
+    seed = random_seed()
+    faults = PacketFaults(seed, rate)
+    with SimulatedNetwork(fpga, BOARD.ethernet, faults) as network:
+        network.ping(b"is there anybody")
+        with over_the_network(network, tmp_path) as device:
+            layer = random_layer(SPECS["odd"], seed=2)
+            x = torch.randn(3, layer.spec.hidden, generator=torch.Generator().manual_seed(seed))
+            assert is_exact(device, layer, x)
+        assert network.error is None and fpga.violation is None
+    assert rate or (network.asked, network.echoes) == (1, [b"is there anybody"])
+    assert (faults.count > 0) == (rate > 0)
+
+
+def test_a_window_of_writes_keeps_the_bridge_busy(
+    fpga: SimulatedDdr3Board, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of it waits in the device: a byte in a cycle, but for what each request and its burst cost."""
+    data = np.random.default_rng(random_seed()).integers(0, 256, WINDOW * LARGEST_COUNT, np.uint8)
+    with SimulatedNetwork(fpga, BOARD.ethernet) as network, over_the_network(network, tmp_path):
+        pass  # the memory is up, and the board knows the host's station
+
+    def request(sequence: int, opcode: Opcode, count: int, address: int, content: bytes = b"") -> bytes:
+        frame = encode(HEADER.pack(sequence, opcode, count, address) + content)
+        return network.datagram(whole_words(frame), 5000)
+
+    fpga.run_network(10_000, [request(255, Opcode.HELLO, 0, 0)])
+    pieces = [data[at : at + LARGEST_COUNT].tobytes() for at in range(0, data.size, LARGEST_COUNT)]
+    before = fpga.cycles
+    writes = [
+        request(at, Opcode.MEMORY_WRITE, LARGEST_COUNT, LARGEST_COUNT * at, piece) for at, piece in enumerate(pieces)
+    ]
+    answers = fpga.run_network(100, writes)
+    while len(answers) < WINDOW:
+        answers += fpga.run_network(100, [])
+        assert fpga.cycles < before + 20 * data.size
+    share = data.size / (fpga.cycles - before)
+    fpga.run_network(1000, [])  # what was answered may be on its way to the chip
+    assert np.array_equal(fpga.memory[: data.size], data) and fpga.violation is None
+    with capsys.disabled():
+        print(f"\n{share:.2f} bytes of a window of writes in a cycle of the fabric")
+    assert share > LEAST_BYTES_A_CYCLE
+
+
 @pytest.mark.bench
 def test_the_accelerator_of_the_preset_uses_the_pins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -64,16 +120,16 @@ def test_the_accelerator_of_the_preset_uses_the_pins(
     board = load_board("ecpix5-85f")
     arch = arch_of(board)
     fpga = SimulatedDdr3Board(board, arch, to_verilog(Accelerator(arch), ACCELERATOR), SIMULATED_BAUD)
-    write = SerialTransport.write
+    write = BridgedTransport.write
 
-    def put(transport: SerialTransport, address: int, data: np.ndarray) -> None:
+    def put(transport: BridgedTransport, address: int, data: np.ndarray) -> None:
         values = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
         if values.size <= LARGEST_LINE_BYTES:
             write(transport, address, values)
         else:
             fpga.memory[address : address + values.size] = values
 
-    monkeypatch.setattr(SerialTransport, "write", put)
+    monkeypatch.setattr(BridgedTransport, "write", put)
     layer = random_layer(LayerSpec(1024, RouterSpec(4, 2), ExpertSpec(512)), seed=1)
     x = torch.randn(1, layer.spec.hidden, generator=torch.Generator().manual_seed(1))
     url = "serial:{}?board={}&baud={}"

@@ -19,14 +19,15 @@ import pytest
 from boards import load_board
 from host import link
 from host.driver import open_device
-from host.transports import open_transport, serial
-from host.transports.serial import SerialPort, SerialTransport
+from host.transports import bridged, open_transport, serial
+from host.transports.bridged import BridgedTransport
+from host.transports.serial import SerialPort
 from moe_hw.arch import Arch
 from moe_hw.bridge import Opcode
 from moe_hw.errors import DeviceError, DeviceTimeout, UsageError
 from moe_hw.fit import arch_of
 from moe_hw.generated import write_generated
-from moe_hw.registers import CSRS, DEVICE_MAGIC, csr_address
+from moe_hw.registers import CSRS, DEVICE_MAGIC
 from sim.bench.runner import random_seed
 from sim.bridge import SimulatedBridge
 from sim.serial import LineFaults, PseudoTerminal
@@ -40,66 +41,6 @@ SIMULATED_BAUD = 10_000_000
 
 PACE = 1_000_000
 """What the driver is told of it: the simulation is slower than the line."""
-
-
-def fake() -> tuple[SerialTransport, FakePort]:
-    port = FakePort(Peer(bytearray(1 << 20), [0] * len(CSRS)), 1)
-    return SerialTransport(port, BOARD, ARCH), port  # type: ignore[arg-type]
-
-
-# ---- the transport ----
-
-
-def test_every_access_reaches_the_device() -> None:
-    transport, port = fake()
-    data = np.arange(3000, dtype=np.uint16).reshape(2, 1500)
-    transport.write(777, data[:, ::3])
-    assert port.peer.memory[777 : 777 + 2000] == data[:, ::3].tobytes()
-    assert transport.read(776, 2003).tobytes() == b"\0" + data[:, ::3].tobytes() + b"\0\0"
-    assert transport.read(5, 0).size == 0
-    transport.csr_write("tail", -1)
-    assert transport.csr_read("tail") == 0xFFFFFFFF == port.peer.csrs[csr_address("tail") // 4]
-    transport.reset()
-    assert transport.csr_read("tail") == 0
-    transport.close()
-    assert port.unplugged
-
-
-def test_figures_are_the_boards() -> None:
-    transport, _ = fake()
-    assert (transport.config_hash, transport.clock_mhz) == (ARCH.hash, 80.0)
-    assert transport.memory_bytes == BOARD.memory.size_bytes
-    assert transport.memory_bytes_per_cycle == pytest.approx(2 * 133 / 80)
-
-
-@pytest.mark.parametrize(("address", "size"), [(-1, 1), (BOARD.memory.size_bytes, 1), (0, -1)])
-def test_addresses_beyond_the_memory_are_refused(address: int, size: int) -> None:
-    transport, _ = fake()
-    with pytest.raises(DeviceError, match=f"got {size} bytes at {address:#x}"):
-        transport.read(address, size)
-
-
-def test_waiting_ends_with_the_head_or_with_the_cycles() -> None:
-    transport, port = fake()
-    port.peer.csrs[csr_address("head") // 4] = 7
-    transport.wait(7, 1 << 40)
-    before = port.peer.clock
-    transport.wait(8, 100_000)
-    assert 100_000 <= port.peer.clock - before <= 110_000
-    port.peer.clock = (1 << 32) - 20_000  # the device's clock wraps
-    transport.wait(8, 100_000)
-    assert 80_000 <= port.peer.clock <= 90_000
-
-
-def test_long_transfers_tell_how_far_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serial, "_PROGRESS_SECONDS", 0.0)
-    told: list[str] = []
-    port = FakePort(Peer(bytearray(1 << 20), [0] * len(CSRS)))
-    transport = SerialTransport(port, BOARD, ARCH, told.append)  # type: ignore[arg-type]
-    transport.write(0, np.zeros(200_000, np.uint8))
-    transport.read(0, 200_000)
-    assert told[0] == "writing device memory: 0.0 of 0.2 MB"
-    assert told[-1] == "reading device memory: 0.2 of 0.2 MB"
 
 
 # ---- the URL ----
@@ -120,7 +61,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
             calls[-1] += (board, arch, progress)
 
     monkeypatch.setattr(serial, "SerialPort", Port)
-    monkeypatch.setattr(serial, "SerialTransport", Transport)
+    monkeypatch.setattr(bridged, "BridgedTransport", Transport)
     return calls
 
 
@@ -144,7 +85,7 @@ def test_options_of_the_url(opened: list[tuple[Any, ...]], tmp_path: Path) -> No
     ("/dev/x?baud=0", "baud: expected a whole number above 0, got '0'"),
     ("/dev/x?board=ulx", "board: expected one of .*ulx3s-85f"),
     ("/dev/x?board=./nothing", "expected a directory made by `moe-hw generate`"),
-    ("?board=ulx3s-85f", "expected a port before the options"),
+    ("?board=ulx3s-85f", "expected a port, such as .*, before the options"),
 ])  # fmt: skip
 def test_wrong_options_are_refused(target: str, line: str, opened: list[tuple[Any, ...]]) -> None:
     with pytest.raises(UsageError, match=line):
@@ -363,7 +304,7 @@ def test_a_program_that_follows_one_that_was_killed(simulated: SimulatedBridge) 
     """Half a frame and answers to nobody are in the line when the next one opens it."""
     with PseudoTerminal(simulated) as terminal:
         first = open_transport(f"serial:{terminal.path}?baud={PACE}")
-        assert isinstance(first, SerialTransport)
+        assert isinstance(first, BridgedTransport)
         link_ = first._link
         for address in range(10):
             link_._send(link.Request(Opcode.MEMORY_READ, "a read", address, 300, b"", 300))
