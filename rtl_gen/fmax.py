@@ -27,6 +27,7 @@ from rtl_gen.bridge import Bridge
 from rtl_gen.bursts import Bursts
 from rtl_gen.combine import Combine
 from rtl_gen.csr_access import CsrAccess
+from rtl_gen.datagrams import Datagrams
 from rtl_gen.deframer import Deframer
 from rtl_gen.dispatcher import Dispatcher
 from rtl_gen.emit import to_verilog
@@ -125,6 +126,7 @@ BLOCKS: dict[str, Callable[[Arch], wiring.Component]] = {
     "memory_access": MemoryAccess,
     "csr_access": lambda arch: CsrAccess(CSR_ADDR_BITS),
     "framer": lambda arch: Framer(),
+    "datagrams": lambda arch: Datagrams(),
     "bridge": lambda arch: Bridge(arch, CLOCK_HZ, BAUD),
     "axi_arbiter": AxiArbiter,
     "sdram_axi": lambda arch: SdramAxi(arch, _MEMORY),
