@@ -14,7 +14,7 @@ import dpkt
 
 from boards import Ethernet
 from moe_hw.bridge import UDP_PORT
-from sim.serial import IDLE_SECONDS, QUIET_CYCLES, FarEnd
+from sim.serial import QUIET_CYCLES, FarEnd
 
 SLICE = 1000
 """Cycles between two looks at the socket."""
@@ -108,13 +108,15 @@ class SimulatedNetwork(FarEnd):
 
     def _step(self) -> None:
         active = self._answers or self._device.network_quiet < QUIET_CYCLES
-        readable, _, _ = select.select([self._socket], [], [], 0 if active else IDLE_SECONDS)
+        readable, _, _ = select.select([self._socket], [], [], self._patience(active))
         if readable:
             data, (_, port) = self._socket.recvfrom(_LARGEST)
             self._answers.append(self.datagram(data, port))
         if self._answers or active:
             sent, self._answers = self._answers, []
-            for frame in self._faults(self._device.run_network(SLICE, self._faults(sent))):
+            frames = self._device.run_network(SLICE, self._faults(sent))
+            self._answered = frames != []
+            for frame in self._faults(frames):
                 self._take(frame)
 
     def _release(self) -> None:

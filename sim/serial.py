@@ -26,6 +26,9 @@ bridge's waits. Time stands still until the next byte."""
 IDLE_SECONDS = 0.05
 """Between two looks for work while time stands still."""
 
+REPLY_SECONDS = 0.005
+"""For a program to go on after an answer, before time does: what it says next mostly depends on it."""
+
 _CHUNK = 4096
 _Self = TypeVar("_Self", bound="FarEnd")
 
@@ -81,6 +84,7 @@ class FarEnd(abc.ABC):
 
     def __init__(self, name: str):
         self.error: BaseException | None = None
+        self._answered = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -105,6 +109,13 @@ class FarEnd(abc.ABC):
                 self._step()
         except BaseException as error:
             self.error = error
+
+    def _patience(self, active: object) -> float:
+        """Seconds to wait for what comes from outside; an answer has just gone out if ``_answered``."""
+        if self._answered:
+            self._answered = False
+            return REPLY_SECONDS
+        return 0 if active else IDLE_SECONDS
 
     @abc.abstractmethod
     def _step(self) -> None:
@@ -139,10 +150,12 @@ class PseudoTerminal(FarEnd):
 
     def _step(self) -> None:
         active = self._answers or self._device.quiet < QUIET_CYCLES
-        readable, _, _ = select.select([self._line], [], [], 0 if active else IDLE_SECONDS)
+        readable, _, _ = select.select([self._line], [], [], self._patience(active))
         sent = self._faults(os.read(self._line, _CHUNK)) if readable else b""
         if sent or active:
-            self._answers += self._faults(self._device.run_line(SLICE, sent))
+            came = self._device.run_line(SLICE, sent)
+            self._answered = came != b""
+            self._answers += self._faults(came)
             with contextlib.suppress(BlockingIOError):
                 self._answers = self._answers[os.write(self._line, self._answers) :]
 
