@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import binascii
 import ipaddress
-import random
 import select
 import socket
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import dpkt
 
 from boards import Ethernet
 from moe_hw.bridge import UDP_PORT
-from sim.serial import QUIET_CYCLES, FarEnd
+from sim.serial import QUIET_CYCLES, FarEnd, Faults
 
 SLICE = 1000
 """Cycles between two looks at the socket."""
@@ -41,31 +40,17 @@ class NetworkDevice(Protocol):
         """Clocks since the last byte on the cable; 0 while some wait."""
 
 
-class PacketFaults:
-    """Loses, repeats, damages and delays frames.
-
-    Parameters:
-        seed: of the random numbers.
-        rate: share of the frames that something happens to.
-    """
-
-    def __init__(self, seed: int, rate: float):
-        self._random = random.Random(seed)
-        self._rate = rate
-        self.count = 0
+class PacketFaults(Faults):
+    """Loses, repeats, damages and cuts frames."""
 
     def __call__(self, frames: list[bytes]) -> list[bytes]:
         """``frames`` as they arrive."""
-        out: list[bytes] = []
-        for frame in frames:
-            if self._random.random() >= self._rate:
-                out.append(frame)
-                continue
-            self.count += 1
-            damaged = bytearray(frame)
-            damaged[self._random.randrange(len(PREAMBLE), len(frame))] ^= 1 << self._random.randrange(8)
-            out += self._random.choice(([], [frame, frame], [bytes(damaged)], [frame[: len(frame) // 2]]))
-        return out
+        return list(self._strike(frames, self._damage))
+
+    def _damage(self, frame: bytes) -> list[bytes]:
+        damaged = bytearray(frame)
+        damaged[self._random.randrange(len(PREAMBLE), len(frame))] ^= 1 << self._random.randrange(8)
+        return self._random.choice(([], [frame, frame], [bytes(damaged)], [frame[: len(frame) // 2]]))
 
 
 class SimulatedNetwork(FarEnd):

@@ -13,6 +13,7 @@ import random
 import select
 import threading
 import tty
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Protocol, TypeVar
 
@@ -31,6 +32,7 @@ REPLY_SECONDS = 0.005
 
 _CHUNK = 4096
 _Self = TypeVar("_Self", bound="FarEnd")
+_Item = TypeVar("_Item")
 
 
 class LineDevice(Protocol):
@@ -44,12 +46,15 @@ class LineDevice(Protocol):
         """Cycles since the last bit on the line; 0 while bytes wait to be sent."""
 
 
-class LineFaults:
-    """Loses, repeats, changes and adds bytes.
+class Faults:
+    """What happens to bytes or frames on their way.
 
     Parameters:
         seed: of the random numbers.
-        rate: share of the bytes that something happens to.
+        rate: share of them that something happens to.
+
+    Attributes:
+        count: of those that something has happened to.
     """
 
     def __init__(self, seed: int, rate: float):
@@ -57,19 +62,26 @@ class LineFaults:
         self._rate = rate
         self.count = 0
 
+    def _strike(self, sent: Iterable[_Item], damage: Callable[[_Item], Iterable[_Item]]) -> Iterator[_Item]:
+        """``sent`` with some of it replaced by what ``damage`` makes of it."""
+        for item in sent:
+            if self._random.random() < self._rate:
+                self.count += 1
+                yield from damage(item)
+            else:
+                yield item
+
+
+class LineFaults(Faults):
+    """Loses, repeats, changes and adds bytes."""
+
     def __call__(self, data: bytes) -> bytes:
         """``data`` as it arrives."""
-        if self._rate == 0:
-            return data
-        out = bytearray()
-        for byte in data:
-            if self._random.random() >= self._rate:
-                out.append(byte)
-                continue
-            self.count += 1
-            other = self._random.choice((0x7D, 0x7E, self._random.randrange(256)))
-            out += self._random.choice((b"", bytes([byte, byte]), bytes([other]), bytes([byte, other])))
-        return bytes(out)
+        return bytes(self._strike(data, self._damage)) if self._rate else data
+
+    def _damage(self, byte: int) -> bytes:
+        other = self._random.choice((0x7D, 0x7E, self._random.randrange(256)))
+        return self._random.choice((b"", bytes([byte, byte]), bytes([other]), bytes([byte, other])))
 
 
 class FarEnd(abc.ABC):

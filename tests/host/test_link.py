@@ -56,7 +56,9 @@ def random_requests(generator: random.Random, writes: bool) -> list[Request]:
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.0002, 0.002])
-def test_each_request_has_its_effect_once_and_its_answer(rate: float) -> None:
+def test_each_request_has_its_effect_once_and_its_answer(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two of three of the largest frames are damaged at the highest rate: eight in a row are nothing special.
+    monkeypatch.setattr(link, "ATTEMPTS", 100)
     seed = random_seed()
     print(f"COCOTB_RANDOM_SEED={seed}")
     generator = random.Random(seed)
