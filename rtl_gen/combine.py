@@ -218,6 +218,7 @@ class Combine(wiring.Component):
         p.stage(addend=Mux(p.beyond, WORD_MAX, round_halves(p.halves))[: ACC_BITS - 1], halves=None)
 
     def _take(self, p: Pipeline, word: Value) -> None:
+        """The word, when it has come."""
         p.stage(addend=Mux(p.negative, -p.addend, p.addend), negative=None)
         p.stage(word=word)
 

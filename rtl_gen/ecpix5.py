@@ -132,7 +132,7 @@ class Ecpix5(Elaboratable):
         )
 
     def _network(self, m: Module, platform: Any) -> None:
-        """The clock comes from the Ethernet chip, in which the one it is sent is delayed."""
+        """Both directions have the clock that the Ethernet chip sends."""
         chip = platform.request("eth_rgmii", dir="-")
         m.domains += ClockDomain(ETHERNET)
         m.submodules.ethernet_phy = Instance(
