@@ -13,7 +13,7 @@ import dpkt
 
 from boards import Ethernet
 from moe_hw.bridge import UDP_PORT
-from sim.serial import QUIET_CYCLES, FarEnd, Faults
+from sim.serial import ANSWERED_CYCLES, QUIET_CYCLES, FarEnd, Faults
 
 SLICE = 1000
 """Cycles between two looks at the socket."""
@@ -100,7 +100,7 @@ class SimulatedNetwork(FarEnd):
         if self._answers or active:
             sent, self._answers = self._answers, []
             frames = self._device.run_network(SLICE, self._faults(sent))
-            self._answered = frames != []
+            self._answered = frames != [] and self._device.network_quiet > ANSWERED_CYCLES
             for frame in self._faults(frames):
                 self._take(frame)
 

@@ -30,6 +30,9 @@ IDLE_SECONDS = 0.05
 REPLY_SECONDS = 0.005
 """For a program to go on after an answer, before time does: what it says next mostly depends on it."""
 
+ANSWERED_CYCLES = 200
+"""Cycles without a bit behind an answer: no more of it follows."""
+
 _CHUNK = 4096
 _Self = TypeVar("_Self", bound="FarEnd")
 _Item = TypeVar("_Item")
@@ -166,7 +169,7 @@ class PseudoTerminal(FarEnd):
         sent = self._faults(os.read(self._line, _CHUNK)) if readable else b""
         if sent or active:
             came = self._device.run_line(SLICE, sent)
-            self._answered = came != b""
+            self._answered = came != b"" and self._device.quiet > ANSWERED_CYCLES
             self._answers += self._faults(came)
             with contextlib.suppress(BlockingIOError):
                 self._answers = self._answers[os.write(self._line, self._answers) :]
