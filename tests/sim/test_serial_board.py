@@ -47,10 +47,14 @@ def fpga() -> Iterator[SimulatedSerialBoard]:
     board.close()
 
 
-def opened(terminal: PseudoTerminal, folder: Path, board: Board = BOARD) -> Device:
+def board_file(folder: Path, board: Board) -> Path:
     file = folder / "board.yaml"
     file.write_text(as_yaml(board))
-    return open_device(f"serial:{terminal.path}?board={file}&baud={PACE}")
+    return file
+
+
+def opened(terminal: PseudoTerminal, folder: Path, board: Board = BOARD) -> Device:
+    return open_device(f"serial:{terminal.path}?board={board_file(folder, board)}&baud={PACE}")
 
 
 def is_exact(device: Device, layer: MoELayer, x: torch.Tensor) -> bool:
