@@ -9,26 +9,26 @@ simulation, where the primitives of the PHY have no models.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+from amaranth.lib.wiring import Signature
 from liteeth.common import eth_phy_description
 from liteeth.core import LiteEthUDPIPCore
 from liteeth.phy.ecp5rgmii import LiteEthPHYRGMII
 from litex.build.lattice.common import lattice_ecp5_special_overrides
 from litex.gen import LiteXModule
 from litex.soc.interconnect.stream import Endpoint
-from migen import ClockDomain, Record
+from migen import ClockDomain, Record, Signal
 from migen.fhdl import verilog
 
 from boards import Ethernet
 from moe_hw.bridge import UDP_PORT, WORD_BYTES
+from rtl_gen.datagrams import PhyBytes, UdpPort
 
 CORE_MODULE, PHY_MODULE = "ethernet_core", "ethernet_phy"
 """Names of the two modules."""
 
-WORD_BITS = 8 * WORD_BYTES
-
-_PHY_BYTES = [("rx_valid", 1), ("rx_data", 8), ("rx_last", 1), ("tx_valid", 1), ("tx_data", 8)]
-_WORDS = [("valid", 1), ("data", WORD_BITS), ("port", 16), ("address", 32)]
-"""The members of ``rtl_gen.datagrams``' interfaces."""
+_WORD_BITS = 8 * WORD_BYTES
 
 
 def core_verilog(ethernet: Ethernet, clock_hz: int) -> str:
@@ -62,24 +62,23 @@ class _Core(LiteXModule):
         phy = _PhyEndpoints()
         # Words of 32 bits at 80 MHz are faster than the line: a frame that is sent has no gaps.
         mac = int(ethernet.mac.replace(":", ""), 16)
-        self.core = LiteEthUDPIPCore(phy, mac, ethernet.address, clock_hz, dw=WORD_BITS)
-        user = self.core.udp.crossbar.get_port(UDP_PORT, dw=WORD_BITS)
-        pads = Record(_PHY_BYTES, name="phy")
-        received = Record(_WORDS, name="received")
-        sent = Record([*_WORDS, ("last", 1), ("length", 16), ("ready", 1)], name="sent")
+        self.core = LiteEthUDPIPCore(phy, mac, ethernet.address, clock_hz, dw=_WORD_BITS)
+        user = self.core.udp.crossbar.get_port(UDP_PORT, dw=_WORD_BITS)
+        pads, words = _ports(PhyBytes(), "phy_"), _ports(UdpPort())
         self.comb += [
             phy.source.valid.eq(pads.rx_valid), phy.source.data.eq(pads.rx_data), phy.source.last.eq(pads.rx_last),
             pads.tx_valid.eq(phy.sink.valid), pads.tx_data.eq(phy.sink.data), phy.sink.ready.eq(1),
-            received.valid.eq(user.source.valid), received.data.eq(user.source.data),
-            received.port.eq(user.source.src_port), received.address.eq(user.source.ip_address),
+            words.received_valid.eq(user.source.valid), words.received_data.eq(user.source.data),
+            words.received_port.eq(user.source.src_port), words.received_address.eq(user.source.ip_address),
             user.source.ready.eq(1),
-            user.sink.valid.eq(sent.valid), user.sink.last.eq(sent.last), user.sink.data.eq(sent.data),
-            user.sink.last_be.eq(sent.last << WORD_BITS // 8 - 1), user.sink.length.eq(sent.length),
-            user.sink.src_port.eq(UDP_PORT), user.sink.dst_port.eq(sent.port), user.sink.ip_address.eq(sent.address),
-            sent.ready.eq(user.sink.ready),
+            user.sink.valid.eq(words.sent_valid), user.sink.last.eq(words.sent_last),
+            user.sink.data.eq(words.sent_data), user.sink.last_be.eq(words.sent_last << WORD_BYTES - 1),
+            user.sink.length.eq(words.sent_length), user.sink.src_port.eq(UDP_PORT),
+            user.sink.dst_port.eq(words.sent_port), user.sink.ip_address.eq(words.sent_address),
+            words.sent_ready.eq(user.sink.ready),
         ]  # fmt: skip
         clocks = [signal for domain in (self.cd_eth_rx, self.cd_eth_tx) for signal in (domain.clk, domain.rst)]
-        self.ports = {*clocks, *pads.flatten(), *received.flatten(), *sent.flatten()}
+        self.ports = {*clocks, *vars(pads).values(), *vars(words).values()}
 
 
 class _Phy(LiteXModule):
@@ -91,14 +90,21 @@ class _Phy(LiteXModule):
             [("rst_n", 1), ("rx_ctl", 1), ("rx_data", 4), ("tx_ctl", 1), ("tx_data", 4)], name="pads"
         )
         self.phy = phy = LiteEthPHYRGMII(clocks, pads, rx_delay=0, with_inband_status=False)
-        fabric = Record(_PHY_BYTES, name="phy")
+        fabric = _ports(PhyBytes(), "phy_")
         clock = Record([("clk", 1), ("rst", 1)], name="eth")
         self.comb += [
             fabric.rx_valid.eq(phy.source.valid), fabric.rx_data.eq(phy.source.data),
             fabric.rx_last.eq(phy.source.last), phy.sink.valid.eq(fabric.tx_valid), phy.sink.data.eq(fabric.tx_data),
             clock.clk.eq(phy.crg.cd_eth_rx.clk), clock.rst.eq(phy.crg.cd_eth_rx.rst),
         ]  # fmt: skip
-        self.ports = {*clocks.flatten(), *pads.flatten(), *fabric.flatten(), *clock.flatten()}
+        self.ports = {*clocks.flatten(), *pads.flatten(), *vars(fabric).values(), *clock.flatten()}
+
+
+def _ports(signature: Signature, prefix: str = "") -> SimpleNamespace:
+    """A signal of Migen's for each member of ``signature``; ``prefix`` is that of their names in Verilog."""
+    return SimpleNamespace(
+        **{name: Signal(member.shape, name=f"{prefix}{name}") for name, member in signature.members.items()}
+    )
 
 
 def _verilog(module: _Core | _Phy, name: str) -> str:

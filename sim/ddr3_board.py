@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -133,11 +134,9 @@ class SimulatedDdr3Board(CompiledLine):
         data = b"".join(len(frame).to_bytes(2, "little") + frame for frame in sent)
         room = ctypes.create_string_buffer(_NETWORK_ROOM)
         count = self._library.ddr3_board_network_run(self._handle, cycles, data, len(data), room, _NETWORK_ROOM)
-        frames, at = [], 0
-        while at < count:
-            end = at + 2 + int.from_bytes(room.raw[at : at + 2], "little")
-            frames.append(room.raw[at + 2 : end])
-            at = end
+        frames, came = [], io.BytesIO(room[:count])
+        while length := came.read(2):
+            frames.append(came.read(int.from_bytes(length, "little")))
         return frames
 
     @property

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import random
 import time
+from types import ModuleType
+from typing import Any
 
+import pytest
+
+from host.transports import bridged
 from moe_hw.bridge import Decoder, encode
 from moe_hw.errors import DeviceError
 from sim.serial import LineFaults
@@ -67,3 +72,21 @@ class FakePort:
     def _check(self) -> None:
         if self.unplugged:
             raise DeviceError(f"{self.name}: gone")
+
+
+def what_is_opened(monkeypatch: pytest.MonkeyPatch, module: ModuleType, port: str) -> list[tuple[Any, ...]]:
+    """Arguments of the class ``port`` of ``module``, board, sizes and progress, of each URL that would be opened."""
+    calls: list[tuple[Any, ...]] = []
+
+    class Port(FakePort):
+        def __init__(self, *arguments: Any):
+            super().__init__(Peer(bytearray(), []))
+            calls.append(arguments)
+
+    class Transport:
+        def __init__(self, port: Any, board: Any, arch: Any, progress: Any):
+            calls[-1] += (board, arch, progress)
+
+    monkeypatch.setattr(module, port, Port)
+    monkeypatch.setattr(bridged, "BridgedTransport", Transport)
+    return calls

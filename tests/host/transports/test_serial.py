@@ -19,7 +19,7 @@ import pytest
 from boards import load_board
 from host import link
 from host.driver import open_device
-from host.transports import bridged, open_transport, serial
+from host.transports import open_transport, serial
 from host.transports.bridged import BridgedTransport
 from host.transports.serial import SerialPort
 from moe_hw.arch import Arch
@@ -31,8 +31,7 @@ from moe_hw.registers import CSRS, DEVICE_MAGIC
 from sim.bench.runner import random_seed
 from sim.bridge import SimulatedBridge
 from sim.serial import LineFaults, PseudoTerminal
-from tests.host.line import FakePort
-from tests.moe_hw.peer import Peer
+from tests.host.line import what_is_opened
 
 BOARD = load_board("ulx3s-85f")
 ARCH = arch_of(BOARD)
@@ -48,21 +47,7 @@ PACE = 1_000_000
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """Port, baud rate, board and sizes of what would be opened."""
-    calls: list[tuple[Any, ...]] = []
-
-    class Port(FakePort):
-        def __init__(self, path: str, baud: int):
-            super().__init__(Peer(bytearray(), []))
-            calls.append((path, baud))
-
-    class Transport:
-        def __init__(self, port: Any, board: Any, arch: Any, progress: Any):
-            calls[-1] += (board, arch, progress)
-
-    monkeypatch.setattr(serial, "SerialPort", Port)
-    monkeypatch.setattr(bridged, "BridgedTransport", Transport)
-    return calls
+    return what_is_opened(monkeypatch, serial, "SerialPort")
 
 
 def test_options_of_the_url(opened: list[tuple[Any, ...]], tmp_path: Path) -> None:

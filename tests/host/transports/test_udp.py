@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 
 from boards import load_board
-from host.transports import bridged, open_transport, udp
+from host.transports import open_transport, udp
 from host.transports.udp import UdpPort
 from moe_hw.bridge import UDP_PORT
 from moe_hw.errors import DeviceError, UsageError
 from moe_hw.fit import arch_of
-from tests.host.line import FakePort
-from tests.moe_hw.peer import Peer
+from tests.host.line import what_is_opened
 
 BOARD = load_board("ecpix5-85f")
 
@@ -92,21 +91,7 @@ def test_a_port_that_was_closed(port: UdpPort) -> None:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """Host, port, rate, board and sizes of what would be opened."""
-    calls: list[tuple[Any, ...]] = []
-
-    class Port(FakePort):
-        def __init__(self, *arguments: Any):
-            super().__init__(Peer(bytearray(), []))
-            calls.append(arguments)
-
-    class Transport:
-        def __init__(self, port: Any, board: Any, arch: Any, progress: Any):
-            calls[-1] += (board, arch, progress)
-
-    monkeypatch.setattr(udp, "UdpPort", Port)
-    monkeypatch.setattr(bridged, "BridgedTransport", Transport)
-    return calls
+    return what_is_opened(monkeypatch, udp, "UdpPort")
 
 
 def test_options_of_the_url(opened: list[tuple[Any, ...]]) -> None:
