@@ -9,8 +9,12 @@ from amaranth.lib.wiring import In, Out
 
 from moe_hw.bridge import FLAG, WINDOW, WORD_BYTES
 
-DOMAIN, MHZ = "ethernet", 125.0
+PHY_DOMAIN, PHY_MHZ = "ethernet", 125.0
 """Clock domain of the Ethernet PHY, in both directions: a byte in a clock at 1 Gbit/s."""
+
+DOMAIN, MHZ = "network", 66.0
+"""Clock domain of the core and of all here. LiteEth's longest paths would hold up the fabric; and a word in each of
+these clocks is faster than the line, so a frame that is sent has no gaps."""
 
 RECEIVED_WORDS, SENT_WORDS = 2048, 1024
 """Words that can wait: with the frame queue, the requests of a window; and a few of the largest answers."""

@@ -16,8 +16,10 @@ from moe_hw.bridge import BAUD
 from moe_hw.generated import VERILOG, Generated
 from rtl_gen import liteeth_core
 from rtl_gen.board_design import BoardDesign, for_platform
-from rtl_gen.datagrams import DOMAIN as ETHERNET
-from rtl_gen.datagrams import MHZ as ETHERNET_MHZ
+from rtl_gen.datagrams import DOMAIN as NETWORK
+from rtl_gen.datagrams import MHZ as NETWORK_MHZ
+from rtl_gen.datagrams import PHY_DOMAIN as ETHERNET
+from rtl_gen.datagrams import PHY_MHZ as ETHERNET_MHZ
 from rtl_gen.datagrams import PhyBytes
 from rtl_gen.ddr3 import DOMAIN
 from rtl_gen.dfi import Dfi, RegisterBus
@@ -89,7 +91,7 @@ class Ecpix5(Elaboratable):
         return m
 
     def _clocks_and_phy(self, m: Module, platform: Any) -> None:
-        """The PLL makes the chip's clock, the PHY stops and starts it, and half of it is the controller's."""
+        """A PLL makes the chip's clock, the PHY stops and starts it, and half of it is the controller's."""
         memory = self.board.memory
         m.submodules.oscillator = oscillator = io.Buffer("i", platform.request("clk100", dir="-"))
         wanted = [Clock(2 * clock_mhz(memory)), Clock(self.board.clock_mhz), Clock(INIT_MHZ)]
@@ -101,11 +103,17 @@ class Ecpix5(Elaboratable):
         m.submodules.divider = Instance(
             "CLKDIVF", p_DIV="2.0", i_CLKI=edge_clock, i_RST=restart, i_ALIGNWD=0, o_CDIVX=controller_clock
         )
-        # The PHY restarts the controller's clock once: fabric and controller are in reset until then.
-        not_ready = ~pll.locked | restart
-        for domain, clock, asynchronous in (
-            ("init", pll.clk_2, ~pll.locked), (DOMAIN, controller_clock, not_ready), ("sync", pll.clk_1, not_ready),
-        ):  # fmt: skip
+        clocks = {"init": pll.clk_2, DOMAIN: controller_clock, "sync": pll.clk_1}
+        locked = pll.locked
+        if self.board.ethernet is not None:
+            # The first PLL has no output left.
+            m.submodules.network_pll = network_pll = ECP5PLL(OSCILLATOR_MHZ, [Clock(NETWORK_MHZ)])
+            m.d.comb += network_pll.clk_in.eq(oscillator.i)
+            clocks[NETWORK] = network_pll.clk_0
+            locked = locked & network_pll.locked
+        for domain, clock in clocks.items():
+            # The PHY restarts the controller's clock once: all others are in reset until then.
+            asynchronous = ~pll.locked if domain == "init" else ~locked | restart
             m.domains += ClockDomain(domain)
             reset = Signal(name=f"{domain}_not_ready")
             m.submodules[f"reset_{domain}"] = AsyncFFSynchronizer(asynchronous, reset, o_domain=domain)
@@ -135,12 +143,14 @@ class Ecpix5(Elaboratable):
         """Both directions have the clock that the Ethernet chip sends."""
         chip = platform.request("eth_rgmii", dir="-")
         m.domains += ClockDomain(ETHERNET)
+        reset = Signal(name="ethernet_not_ready")
+        m.d.comb += ResetSignal(ETHERNET).eq(global_net(m, "ethernet_reset", reset, platform))
         m.submodules.ethernet_phy = Instance(
             liteeth_core.PHY_MODULE,
-            i_sys_clk=ClockSignal(),
-            i_sys_rst=ResetSignal(),
+            i_sys_clk=ClockSignal(NETWORK),
+            i_sys_rst=ResetSignal(NETWORK),
             o_eth_clk=ClockSignal(ETHERNET),
-            o_eth_rst=ResetSignal(ETHERNET),
+            o_eth_rst=reset,
             **connections(PhyBytes().flip(), self._fpga.ethernet, "phy_"),
             **{f"io_pads_{name}": getattr(chip, pin).io for name, pin in NETWORK_PADS.items()},
         )
@@ -152,9 +162,9 @@ def ecpix5(generated: Generated) -> BoardDesign:
     clocks = {"sync": board.clock_mhz, DOMAIN: clock_mhz(board.memory), "init": INIT_MHZ}
     network = {}
     if board.ethernet is not None:
-        clocks[ETHERNET] = ETHERNET_MHZ
+        clocks |= {NETWORK: NETWORK_MHZ, ETHERNET: ETHERNET_MHZ}
         network = {
-            f"{liteeth_core.CORE_MODULE}.v": liteeth_core.core_verilog(board.ethernet, round(board.clock_mhz * 1e6)),
+            f"{liteeth_core.CORE_MODULE}.v": liteeth_core.core_verilog(board.ethernet),
             f"{liteeth_core.PHY_MODULE}.v": liteeth_core.phy_verilog(),
         }
     design = for_platform(Ecpix5(board, generated.arch), ECPIX585Platform(), clocks)

@@ -23,7 +23,7 @@ from migen.fhdl import verilog
 
 from boards import Ethernet
 from moe_hw.bridge import UDP_PORT, WORD_BYTES
-from rtl_gen.datagrams import PhyBytes, UdpPort
+from rtl_gen.datagrams import MHZ, PhyBytes, UdpPort
 
 CORE_MODULE, PHY_MODULE = "ethernet_core", "ethernet_phy"
 """Names of the two modules."""
@@ -31,13 +31,9 @@ CORE_MODULE, PHY_MODULE = "ethernet_core", "ethernet_phy"
 _WORD_BITS = 8 * WORD_BYTES
 
 
-def core_verilog(ethernet: Ethernet, clock_hz: int) -> str:
-    """MAC, ARP, ping and UDP of the station ``ethernet``.
-
-    Parameters:
-        clock_hz: of the side of the datagrams.
-    """
-    return _verilog(_Core(ethernet, clock_hz), CORE_MODULE)
+def core_verilog(ethernet: Ethernet) -> str:
+    """MAC, ARP, ping and UDP of the station ``ethernet``."""
+    return _verilog(_Core(ethernet), CORE_MODULE)
 
 
 def phy_verilog() -> str:
@@ -57,12 +53,11 @@ class _PhyEndpoints:
 class _Core(LiteXModule):
     """Datagrams are whole words; those to another port than ``UDP_PORT`` are dropped."""
 
-    def __init__(self, ethernet: Ethernet, clock_hz: int):
+    def __init__(self, ethernet: Ethernet):
         self.cd_eth_rx, self.cd_eth_tx = ClockDomain("eth_rx"), ClockDomain("eth_tx")
         phy = _PhyEndpoints()
-        # Words of 32 bits at 80 MHz are faster than the line: a frame that is sent has no gaps.
         mac = int(ethernet.mac.replace(":", ""), 16)
-        self.core = LiteEthUDPIPCore(phy, mac, ethernet.address, clock_hz, dw=_WORD_BITS)
+        self.core = LiteEthUDPIPCore(phy, mac, ethernet.address, MHZ * 1e6, dw=_WORD_BITS)
         user = self.core.udp.crossbar.get_port(UDP_PORT, dw=_WORD_BITS)
         pads, words = _ports(PhyBytes(), "phy_"), _ports(UdpPort())
         self.comb += [

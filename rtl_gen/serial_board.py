@@ -4,7 +4,7 @@ It may have Ethernet, too."""
 
 from __future__ import annotations
 
-from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal
+from amaranth.hdl import ClockSignal, DomainRenamer, Instance, Module, ResetSignal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -14,7 +14,8 @@ from rtl_gen.accelerator import AcceleratorPorts
 from rtl_gen.axi_arbiter import AxiArbiter
 from rtl_gen.axil_split import AxilSplit
 from rtl_gen.bridge import Bridge
-from rtl_gen.datagrams import DOMAIN, Datagrams, PhyBytes, UdpPort
+from rtl_gen.crossing import Crossing
+from rtl_gen.datagrams import DOMAIN, PHY_DOMAIN, Datagrams, PhyBytes, UdpPort
 from rtl_gen.ddr3 import Ddr3
 from rtl_gen.dfi import PhyInterface
 from rtl_gen.emit import connections, instance
@@ -27,12 +28,16 @@ from rtl_gen.sdram_pins import SdramPins
 ACCELERATOR = "moe_hw"
 """Module of the accelerator, which is not emitted with the board: it is what ``moe-hw generate`` wrote."""
 
+CROSSING_BYTES = 8
+"""Between bridge and network: enough for a byte in each clock of the slower side."""
+
 
 class SerialBoard(wiring.Component):
     """What is the same in simulation and in the FPGA of such a board.
 
-    The fabric's domain is ``sync``; the memory's controller is in ``rtl_gen.sdram.DOMAIN`` or ``rtl_gen.ddr3.DOMAIN``.
-    Both are reset together, as :class:`rtl_gen.sdram.Sdram` asks.
+    The fabric's domain is ``sync``; the memory's controller is in ``rtl_gen.sdram.DOMAIN`` or ``rtl_gen.ddr3.DOMAIN``,
+    and of a board in a network LiteEth's core in ``rtl_gen.datagrams.DOMAIN``. All are reset together, as
+    :class:`rtl_gen.crossing.Crossing` asks.
 
     Parameters
     ----------
@@ -50,7 +55,7 @@ class SerialBoard(wiring.Component):
     pins : Out(SdramPins(board.memory)) or Out(PhyInterface(board.memory))
         The chip, but for the registers of its pads or the PHY.
     ethernet : Out(PhyBytes()), of boards with a place in the network
-        The Ethernet PHY, in the domain ``rtl_gen.datagrams.DOMAIN``.
+        The Ethernet PHY, in the domain ``rtl_gen.datagrams.PHY_DOMAIN``.
     busy : Out(1)
         The accelerator has commands.
     """
@@ -98,15 +103,20 @@ class SerialBoard(wiring.Component):
         return m
 
     def _network(self, m: Module, bridge: Bridge) -> None:
-        m.submodules.datagrams = datagrams = Datagrams()
-        connect(m, datagrams.received, bridge.received)
-        connect(m, bridge.sent, datagrams.sent)
-        clocks = {f"i_eth_{side}_clk": ClockSignal(DOMAIN) for side in ("rx", "tx")}
-        resets = {f"i_eth_{side}_rst": ResetSignal(DOMAIN) for side in ("rx", "tx")}
+        datagrams = Datagrams()
+        m.submodules.datagrams = DomainRenamer(DOMAIN)(datagrams)
+        m.submodules.received = received = Crossing(8, CROSSING_BYTES, DOMAIN, "sync")
+        m.submodules.sent = sent = Crossing(8, CROSSING_BYTES, "sync", DOMAIN)
+        connect(m, datagrams.received, received.i)
+        connect(m, received.o, bridge.received)
+        connect(m, bridge.sent, sent.i)
+        connect(m, sent.o, datagrams.sent)
+        clocks = {f"i_eth_{side}_clk": ClockSignal(PHY_DOMAIN) for side in ("rx", "tx")}
+        resets = {f"i_eth_{side}_rst": ResetSignal(PHY_DOMAIN) for side in ("rx", "tx")}
         m.submodules.ethernet_core = Instance(
             CORE_MODULE,
-            i_sys_clk=ClockSignal(),
-            i_sys_rst=ResetSignal(),
+            i_sys_clk=ClockSignal(DOMAIN),
+            i_sys_rst=ResetSignal(DOMAIN),
             **clocks,
             **resets,
             **connections(PhyBytes(), self.ethernet, "phy_"),

@@ -64,9 +64,19 @@ private:
     uint32_t found_ = 0;
 };
 
+// The clock of LiteEth's core, which has no pins.
+struct CoreClock {
+    Edges edges;
+
+    void clock(Vddr3_board& top, bool level) { top.network_clk = level; }
+    void reset(Vddr3_board& top, bool on) { top.network_rst = on; }
+    void edge(Vddr3_board&) {}
+    void show(Vddr3_board&) {}
+};
+
 using Network = NetworkPart<Vddr3_board>;
 
-class Ddr3Board : public ClockedBoard<Vddr3_board, DfiPart, Network> {
+class Ddr3Board : public ClockedBoard<Vddr3_board, DfiPart, CoreClock, Network> {
 public:
     using ClockedBoard::ClockedBoard;
 
@@ -84,9 +94,10 @@ Ddr3Board& board(LineDevice* device) { return *static_cast<Ddr3Board*>(device); 
 
 // `memory` belongs to the caller and outlives the board.
 API LineDevice* ddr3_board_create(uint16_t* memory, const Ddr3Parameters* chip, const DfiLatency* latency,
-                                  const Ddr3Lane* lanes, int64_t fabric, int64_t controller, int64_t ethernet,
-                                  double bit_cycles) {
-    return new Ddr3Board(fabric, bit_cycles, DfiPart(controller, *chip, *latency, lanes, memory), Network(ethernet));
+                                  const Ddr3Lane* lanes, int64_t fabric, int64_t controller, int64_t network,
+                                  int64_t ethernet, double bit_cycles) {
+    return new Ddr3Board(fabric, bit_cycles, DfiPart(controller, *chip, *latency, lanes, memory),
+                         CoreClock{Edges(network)}, Network(ethernet));
 }
 API uint64_t ddr3_board_busy_bursts(LineDevice* device) { return board(device).part<DfiPart>().busy_bursts(); }
 API uint64_t ddr3_board_busy_clocks(LineDevice* device) { return board(device).part<DfiPart>().busy_clocks(); }

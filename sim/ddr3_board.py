@@ -14,8 +14,10 @@ from amaranth.lib.wiring import In, Out
 
 from boards import Board
 from moe_hw.arch import Arch
-from rtl_gen.datagrams import DOMAIN as ETHERNET
-from rtl_gen.datagrams import MHZ as ETHERNET_MHZ
+from rtl_gen.datagrams import DOMAIN as NETWORK
+from rtl_gen.datagrams import MHZ as NETWORK_MHZ
+from rtl_gen.datagrams import PHY_DOMAIN as ETHERNET
+from rtl_gen.datagrams import PHY_MHZ as ETHERNET_MHZ
 from rtl_gen.datagrams import PhyBytes
 from rtl_gen.ddr3 import DOMAIN
 from rtl_gen.dfi import Dfi, RegisterBus
@@ -59,10 +61,9 @@ class DfiBoard(wiring.Component):
 
     Members
     -------
-    clk, rst, dram_clk, dram_rst : In(1)
-        Both clocks, and the resets of their domains.
-    ethernet_clk, ethernet_rst : In(1), rx_valid, rx_data, … : as of ``PhyBytes``
-        The network.
+    clk, rst, dram_clk, dram_rst, network_clk, network_rst, ethernet_clk, ethernet_rst : In(1)
+        The clocks, and the resets of their domains.
+    rx_valid, rx_data, … : as of ``PhyBytes``
     rx : In(1), tx : Out(1), busy : Out(1)
         As of ``SerialBoard``.
     p0_address, p0_bank, … : as of ``Dfi``
@@ -74,7 +75,8 @@ class DfiBoard(wiring.Component):
         self._csr = RegisterBus().members
         self._dfi = Dfi(board.memory).members
         self._ethernet = PhyBytes().members
-        clocks = {f"{domain}{name}": In(1) for domain in ("", "dram_", "ethernet_") for name in ("clk", "rst")}
+        domains = ("", f"{DOMAIN}_", f"{NETWORK}_", f"{ETHERNET}_")
+        clocks = {f"{domain}{name}": In(1) for domain in domains for name in ("clk", "rst")}
         line = {"rx": In(1, init=1), "tx": Out(1, init=1), "busy": Out(1)}
         csr = {f"csr_{name}": self._csr[name] for name in self._csr}
         super().__init__({**clocks, **line, **self._dfi, **self._ethernet, **csr})
@@ -82,7 +84,8 @@ class DfiBoard(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         domains = {"sync": (self.clk, self.rst), DOMAIN: (self.dram_clk, self.dram_rst)}
-        clock_domains(m, {**domains, ETHERNET: (self.ethernet_clk, self.ethernet_rst)})
+        network = {NETWORK: (self.network_clk, self.network_rst), ETHERNET: (self.ethernet_clk, self.ethernet_rst)}
+        clock_domains(m, domains | network)
         m.submodules.fpga = fpga = self._fpga
         m.d.comb += [fpga.rx.eq(self.rx), self.tx.eq(fpga.tx), self.busy.eq(fpga.busy)]
         for prefix, members, pins in (
@@ -113,7 +116,7 @@ class SimulatedDdr3Board(CompiledLine):
 
     def __init__(self, board: Board, arch: Arch, accelerator: str, baud: int, progress: Progress | None = None):
         fpga = to_verilog(DfiBoard(board, arch, baud), DDR3_BOARD_TOP)
-        cores = controller_verilog(board.memory), core_verilog(board.ethernet, round(board.clock_mhz * 1e6))
+        cores = controller_verilog(board.memory), core_verilog(board.ethernet)
         library = _load(build_ddr3_board("\n".join((fpga, accelerator, *cores)), progress))
         chip = np.zeros(board.memory.size_bytes // 2, np.uint16)
         self.memory = chip.view(np.uint8)
@@ -124,6 +127,7 @@ class SimulatedDdr3Board(CompiledLine):
             (Lane * len(LANES))(*LANES),
             period_fs(board.clock_mhz),
             period_fs(clock_mhz(board.memory)),
+            period_fs(NETWORK_MHZ),
             period_fs(ETHERNET_MHZ),
             board.clock_mhz * 1e6 / baud,
         )
@@ -158,7 +162,7 @@ def _load(path: Path) -> ctypes.CDLL:
         "ddr3_board_create": (
             pointer,
             [pointer, ctypes.POINTER(ddr3_chip.Parameters), ctypes.POINTER(Latency), ctypes.POINTER(Lane),
-             i64, i64, i64, ctypes.c_double],
+             i64, i64, i64, i64, ctypes.c_double],
         ),
         "ddr3_board_busy_bursts": (u64, [pointer]),
         "ddr3_board_busy_clocks": (u64, [pointer]),
