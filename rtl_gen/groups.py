@@ -101,7 +101,6 @@ class Groups(wiring.Component):
         upper, lower = key[HALF:].as_signed(), Signal(HALF)
         largest, second = Signal(signed(ACC_BITS - HALF)), Signal(signed(ACC_BITS - HALF))
         begins, takes_first, takes_second = Signal(), Signal(), Signal()
-        ties_first, ties_second = Signal(), Signal()  # the lower half decides
         m.d.comb += [
             begins.eq(valid & (place == 0)),
             takes_first.eq(begins | valid & (upper > largest)),
@@ -111,8 +110,10 @@ class Groups(wiring.Component):
             m.d.sync += [largest.eq(upper), second.eq(Mux(begins, LOWEST >> HALF, largest))]
         with m.Elif(takes_second):
             m.d.sync += second.eq(upper)
-        # The lower halves, a cycle later, when the upper ones have been copied.
-        largest_upper, second_upper = Signal.like(largest), Signal.like(second)
+        # The lower halves, a cycle later, when the upper ones have been copied. Ties are found then, too: synthesis
+        # would make one long carry chain of the comparisons for more and for equal.
+        largest_upper, second_upper, later_upper = Signal.like(largest), Signal.like(second), Signal.like(upper)
+        later_valid, ties_first, ties_second = Signal(), Signal(), Signal()
         largest_lower, second_lower = Signal(HALF), Signal(HALF)
         began, took_first, took_second = Signal(), Signal(), Signal()
         m.d.sync += [
@@ -122,8 +123,12 @@ class Groups(wiring.Component):
             began.eq(begins),
             took_first.eq(takes_first),
             took_second.eq(takes_second),
-            ties_first.eq(valid & (upper == largest)),
-            ties_second.eq(valid & (upper == second)),
+            later_upper.eq(upper),
+            later_valid.eq(valid),
+        ]
+        m.d.comb += [
+            ties_first.eq(later_valid & (later_upper == largest_upper)),
+            ties_second.eq(later_valid & (later_upper == second_upper)),
         ]
         with m.If(took_first | ties_first & (lower > largest_lower)):
             m.d.sync += [largest_lower.eq(lower), second_lower.eq(Mux(began, 0, largest_lower))]
