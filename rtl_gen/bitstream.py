@@ -6,9 +6,12 @@ Each step is kept by its content (:mod:`rtl_gen.toolchain`), so a build that was
 from __future__ import annotations
 
 import json
+import math
+import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from rtl_gen import floorplan
 from rtl_gen.board_design import TOP, BoardDesign
 from rtl_gen.synthesis import ECP5, Resources, resources_of
 from rtl_gen.timing import Report, Timing, parse_report
-from rtl_gen.toolchain import ECPPACK, NEXTPNR, YOSYS, Made, ToolFailed, make
+from rtl_gen.toolchain import ECPPACK, LOG, NEXTPNR, YOSYS, Made, ToolFailed, is_kept, make
 
 CLOCK_TOLERANCE = 1e-3
 """Relative difference of two frequencies that are the same: nextpnr counts in whole picoseconds."""
@@ -28,12 +31,19 @@ Watch = Callable[[str, str], None]
 StepDone = Callable[[str, Made | None, str], None]
 """Called after a step with its name, what it made, if anything, and one line about it."""
 
+MOST_PASSES = 100
+"""Of the router: twice as many as a full device needs."""
+
 BITSTREAM = "top.bit"
 BLOCK_RAM_BITS = 18 * 1024
 
 
 class Ended(Exception):
     """The user interrupted: the tools of all seeds are ended."""
+
+
+class _Endless(Exception):
+    """The router goes on, as some connection misses its clock on whatever way."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +104,31 @@ def place_and_route(design: BoardDesign, netlist: Netlist, seed: int, watch: Wat
     arguments = [*design.device, "--json", "netlist.json", "--lpf", "pins.lpf", "--seed", str(seed)]
     arguments += ["--freq", f"{max(design.clocks.values()):g}", "--timing-allow-fail"]
     # The default router does not end on a full device.
-    arguments += ["--router", "router2", "--report", "report.json", "--textcfg", "routed.config"]
-    inputs = {"netlist.json": netlist.placed, "pins.lpf": design.constraints}
+    arguments += ["--router", "router2"]
+    files = ["--report", "report.json", "--textcfg", "routed.config"]
+    # The first way routes anew what misses its clock; nextpnr repeats that for hours if it does not help.
+    rerouted, once = [*arguments, "--tmg-ripup", *files], [*arguments, *files]
+    inputs, outputs = {"netlist.json": netlist.placed, "pins.lpf": design.constraints}, ("report.json", "routed.config")
+    step = f"seed {seed}"
+
+    def run(options: Sequence[str], most_passes: float) -> Made | None:
+        def watched(log: Path) -> None:
+            watch(step, _last_line(log))
+            if _passes(log) > most_passes:
+                raise _Endless
+
+        with suppress(_Endless):
+            made = make(NEXTPNR, options, inputs, outputs, f"place and route, {step}", watch=watched)
+            if _passes(made.folder / LOG) <= most_passes:
+                return made
+        return None
+
     try:
-        made = make(
-            NEXTPNR, arguments, inputs, ("report.json", "routed.config"), f"place and route, seed {seed}",
-            watch=lambda log: watch(f"seed {seed}", _last_line(log)),
-        )  # fmt: skip
+        # What is kept of the second way was made because the first one had no end.
+        skips = is_kept(NEXTPNR, once, inputs, outputs) and not is_kept(NEXTPNR, rerouted, inputs, outputs)
+        made = None if skips else run(rerouted, MOST_PASSES)
+        made = made or run(once, math.inf)
+        assert made is not None
     except ToolFailed as error:
         return Routing(seed, None, None, str(error))
     report = parse_report(made.text("report.json"))
@@ -192,6 +220,11 @@ def _speeds(routing: Routing) -> str:
     if routing.report is None:
         return routing.reason
     return ", ".join(f"{clock.clock} {clock.fmax:.1f} of {clock.target:.1f} MHz" for clock in routing.report.clocks)
+
+
+def _passes(log: Path) -> int:
+    """Passes of the router so far."""
+    return max(map(int, re.findall(r"\biter=(\d+) ", log.read_text(errors="replace"))), default=0)
 
 
 def _last_line(log: Path) -> str:

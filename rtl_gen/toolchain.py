@@ -95,22 +95,16 @@ def make(
         ToolFailed: the tool ends with an error.
         SetupError: the tool is missing or was killed, or the disk is full.
     """
-    program = Path(sys.executable).with_name(tool)
-    package = _PACKAGES.get(tool, tool)
-    if shutil.which(program) is None:
-        raise SetupError(
-            f"expected {tool} in {program.parent}, got no such program; run `make setup` or `pip install {package}`"
-        )
     root = tools.cache_root("synthesis")
     try:
-        answer = root / _digest(f"{tool} {metadata.version(package)}", arguments, inputs, outputs)
+        answer = _answer(tool, arguments, inputs, outputs)
         fresh = not answer.exists()
         if fresh:
             if progress is not None:
                 progress(title)
             root.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(root)
-            _run([str(program), *arguments], inputs, outputs, title, answer, watch)
+            _run([str(_program(tool)), *arguments], inputs, outputs, title, answer, watch)
         return Made(answer, json.loads((answer / _FACTS).read_text())["seconds"], fresh)
     except OSError as error:
         raise SetupError(
@@ -119,14 +113,33 @@ def make(
         ) from None
 
 
-def _digest(version: str, arguments: Sequence[str], inputs: Mapping[str, str | Path], outputs: Sequence[str]) -> str:
-    digest = hashlib.sha256(version.encode())
+def is_kept(tool: str, arguments: Sequence[str], inputs: Mapping[str, str | Path], outputs: Sequence[str]) -> bool:
+    """Whether :func:`make` has nothing to run.
+
+    Raises:
+        SetupError: the tool is missing.
+    """
+    return _answer(tool, arguments, inputs, outputs).exists()
+
+
+def _answer(tool: str, arguments: Sequence[str], inputs: Mapping[str, str | Path], outputs: Sequence[str]) -> Path:
+    """The folder of what the tool makes, whether it is there or not."""
+    program, package = _program(tool), _PACKAGES.get(tool, tool)
+    if shutil.which(program) is None:
+        raise SetupError(
+            f"expected {tool} in {program.parent}, got no such program; run `make setup` or `pip install {package}`"
+        )
+    digest = hashlib.sha256(f"{tool} {metadata.version(package)}".encode())
     for text in (*arguments, *outputs, *inputs):
         digest.update(hashlib.sha256(text.encode()).digest())
     for content in inputs.values():
         data = content.encode() if isinstance(content, str) else content.read_bytes()
         digest.update(hashlib.sha256(data).digest())
-    return digest.hexdigest()[:20]
+    return tools.cache_root("synthesis") / digest.hexdigest()[:20]
+
+
+def _program(tool: str) -> Path:
+    return Path(sys.executable).with_name(tool)
 
 
 def _remove_abandoned(root: Path) -> None:

@@ -8,11 +8,11 @@ import pytest
 
 from moe_hw.errors import SetupError, UsageError
 from rtl_gen import bitstream
-from rtl_gen.bitstream import Netlist, Routing, named, place_and_route, place_and_route_all, synthesise
+from rtl_gen.bitstream import MOST_PASSES, Netlist, Routing, named, place_and_route, place_and_route_all, synthesise
 from rtl_gen.board_design import BoardDesign
 from rtl_gen.synthesis import Resources
 from rtl_gen.timing import Report, Timing
-from rtl_gen.toolchain import Made
+from rtl_gen.toolchain import LOG, Made
 from tests.rtl_gen.stand_in import stand_in
 
 DESIGN = BoardDesign({}, "", (), {"sync": 80.0, "mem": 400 / 3, "again": 80.0})
@@ -58,6 +58,18 @@ def test_a_lost_constraint_does_not_pass(tmp_path: Path, monkeypatch: pytest.Mon
     netlist = synthesise(design, lambda *_: None)
     with pytest.raises(UsageError, match="^clock sync: expected a clock of 80 MHz in the routed design, got none"):
         place_and_route(design, netlist, 1, lambda *_: None)
+
+
+def test_what_no_way_is_short_enough_for_is_routed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nextpnr has 1,500 passes of it, which are hours of a full device."""
+    monkeypatch.setenv("MOE_HW_CACHE", str(tmp_path))
+    design = stand_in(chain=4)
+    netlist = synthesise(design, lambda *_: None)
+    first = place_and_route(design, netlist, 1, lambda *_: None)
+    assert first.made is not None and first.made.fresh and not first.met
+    assert 0 < bitstream._passes(first.made.folder / LOG) <= MOST_PASSES
+    again = place_and_route(design, netlist, 1, lambda *_: None)
+    assert again.made is not None and not again.made.fresh and again.made.folder == first.made.folder
 
 
 def test_the_slowest_clock_decides() -> None:
