@@ -32,7 +32,7 @@ soak: $(STAMP) ## the random tests with fresh seeds, ROUNDS=5 times
 bench: $(STAMP) ## full-size layers of real models against the recorded baseline; takes minutes
 	$(BIN)/python -m pytest -m bench -s
 
-bitstreams: $(STAMP) ## bitstreams of the open boards in build/, over three seeds each; takes two hours
+bitstreams: $(STAMP) ## bitstreams of the open boards in build/, over three seeds each; takes an hour
 	for board in ulx3s-85f ecpix5-85f; do $(BIN)/moe-hw build --board $$board build/$$board || exit; done
 
 lint: $(STAMP) ## ruff and mypy
