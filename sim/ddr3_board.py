@@ -47,6 +47,9 @@ LANES = (Lane(2, 1, 4), Lane(1, 3, 6))
 """Of the simulated board, one different from the other and from what a reset leaves."""
 
 
+DOMAINS = (DOMAIN, NETWORK, ETHERNET)
+"""All clock domains but the fabric's."""
+
 _NETWORK_ROOM = 1 << 16
 """Bytes of frames that are taken at a time."""
 
@@ -75,17 +78,16 @@ class DfiBoard(wiring.Component):
         self._csr = RegisterBus().members
         self._dfi = Dfi(board.memory).members
         self._ethernet = PhyBytes().members
-        domains = ("", f"{DOMAIN}_", f"{NETWORK}_", f"{ETHERNET}_")
-        clocks = {f"{domain}{name}": In(1) for domain in domains for name in ("clk", "rst")}
+        prefixes = ("", *(f"{domain}_" for domain in DOMAINS))
+        clocks = {f"{prefix}{name}": In(1) for prefix in prefixes for name in ("clk", "rst")}
         line = {"rx": In(1, init=1), "tx": Out(1, init=1), "busy": Out(1)}
         csr = {f"csr_{name}": self._csr[name] for name in self._csr}
         super().__init__({**clocks, **line, **self._dfi, **self._ethernet, **csr})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        domains = {"sync": (self.clk, self.rst), DOMAIN: (self.dram_clk, self.dram_rst)}
-        network = {NETWORK: (self.network_clk, self.network_rst), ETHERNET: (self.ethernet_clk, self.ethernet_rst)}
-        clock_domains(m, domains | network)
+        others = {domain: (getattr(self, f"{domain}_clk"), getattr(self, f"{domain}_rst")) for domain in DOMAINS}
+        clock_domains(m, {"sync": (self.clk, self.rst), **others})
         m.submodules.fpga = fpga = self._fpga
         m.d.comb += [fpga.rx.eq(self.rx), self.tx.eq(fpga.tx), self.busy.eq(fpga.busy)]
         for prefix, members, pins in (
