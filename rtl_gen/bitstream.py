@@ -6,12 +6,10 @@ Each step is kept by its content (:mod:`rtl_gen.toolchain`), so a build that was
 from __future__ import annotations
 
 import json
-import math
 import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,24 +109,25 @@ def place_and_route(design: BoardDesign, netlist: Netlist, seed: int, watch: Wat
     inputs, outputs = {"netlist.json": netlist.placed, "pins.lpf": design.constraints}, ("report.json", "routed.config")
     step = f"seed {seed}"
 
-    def run(options: Sequence[str], most_passes: float) -> Made | None:
-        def watched(log: Path) -> None:
-            watch(step, _last_line(log))
-            if _passes(log) > most_passes:
-                raise _Endless
+    def watched(log: Path) -> None:
+        watch(step, _last_line(log))
 
-        with suppress(_Endless):
-            made = make(NEXTPNR, options, inputs, outputs, f"place and route, {step}", watch=watched)
-            if _passes(made.folder / LOG) <= most_passes:
-                return made
-        return None
+    def bounded(log: Path) -> None:
+        watched(log)
+        _bound(log)
+
+    def run(options: Sequence[str], watch_log: Callable[[Path], None]) -> Made:
+        return make(NEXTPNR, options, inputs, outputs, f"place and route, {step}", watch=watch_log)
 
     try:
-        # What is kept of the second way was made because the first one had no end.
-        skips = is_kept(NEXTPNR, once, inputs, outputs) and not is_kept(NEXTPNR, rerouted, inputs, outputs)
-        made = None if skips else run(rerouted, MOST_PASSES)
-        made = made or run(once, math.inf)
-        assert made is not None
+        try:
+            # What is kept of the second way was made because the first one had no end.
+            if is_kept(NEXTPNR, once, inputs, outputs) and not is_kept(NEXTPNR, rerouted, inputs, outputs):
+                raise _Endless
+            made = run(rerouted, bounded)
+            _bound(made.folder / LOG)  # its last passes were not watched
+        except _Endless:
+            made = run(once, watched)
     except ToolFailed as error:
         return Routing(seed, None, None, str(error))
     report = parse_report(made.text("report.json"))
@@ -220,6 +219,12 @@ def _speeds(routing: Routing) -> str:
     if routing.report is None:
         return routing.reason
     return ", ".join(f"{clock.clock} {clock.fmax:.1f} of {clock.target:.1f} MHz" for clock in routing.report.clocks)
+
+
+def _bound(log: Path) -> None:
+    """Raise ``_Endless`` behind the last pass that is allowed."""
+    if _passes(log) > MOST_PASSES:
+        raise _Endless
 
 
 def _passes(log: Path) -> int:
